@@ -1,0 +1,1 @@
+"""The contract between ranks, agents, collectors and readers. A rank imports it without protobuf."""
