@@ -1,0 +1,1 @@
+"""The tests of plait: a folder for each part, and folders for what spans them."""

@@ -1,0 +1,1 @@
+"""What an interface promises, whichever class keeps the promise."""

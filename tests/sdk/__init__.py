@@ -1,0 +1,1 @@
+"""Tests of plait, the SDK: one file per module, of the same name."""

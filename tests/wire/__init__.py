@@ -1,0 +1,1 @@
+"""Tests of plaitwire, the contract: one file per module, of the same name."""
