@@ -40,6 +40,8 @@ FRAME_BYTES_MAX: Final = 1 * MIB
 FRAMES_PER_MESSAGE_BYTES_MAX: Final = 2 * MIB
 """The frames of one message, before compression."""
 FRAMES_PER_MESSAGE_MAX: Final = 4096
+FRAME_CHARGE_BYTES_MIN: Final = 512
+"""What a frame takes of the credit at least: what it costs a collector beside its bytes."""
 CREDIT_BYTES_MIN: Final = 2 * MIB
 """The smallest window an agent is given."""
 CREDIT_BYTES_MAX: Final = 16 * MIB
@@ -49,6 +51,10 @@ MESSAGE_BYTES_MAX: Final = 4 * MIB
 META_BYTES_MAX: Final = 64 * KIB
 """meta.json."""
 STREAMS_PER_RELAY_MAX: Final = 100_000
+OPENS_IN_FLIGHT_MAX: Final = 256
+"""Streams that an agent asks for at once."""
+RELAYED_BYTES_MAX: Final = 512 * MIB
+"""What the windows of all relays of a collector may add up to: what it may have to hold."""
 
 # Names.
 LABEL_CHARACTERS_MAX: Final = 128
@@ -76,8 +82,15 @@ assert SEGMENT_BYTES_MAX - SEGMENT_HEADER_BYTES <= FRAME_BYTES_MAX
 assert FRAME_BYTES_MAX <= FRAMES_PER_MESSAGE_BYTES_MAX <= CREDIT_BYTES_MIN <= CREDIT_BYTES_MAX
 assert FRAMES_PER_MESSAGE_BYTES_MAX + FRAMES_PER_MESSAGE_MAX * 64 < MESSAGE_BYTES_MAX
 assert CREDIT_BYTES_MIN < MESSAGE_BYTES_MAX
+assert FRAME_CHARGE_BYTES_MIN < FRAME_BYTES_MAX
+assert CREDIT_BYTES_MAX < RELAYED_BYTES_MAX
 assert META_BYTES_MAX < RECORD_BYTES_MAX
 assert KEY_CHARACTERS_MAX * 4 < RECORD_BYTES_MAX
 assert SEGMENT_BYTES_MAX < HOT_BYTES_MAX < COLD_BYTES_MAX
 assert SPILL_AFTER_S < HEARTBEAT_INTERVAL_S < DRAIN_S < FINISH_TIMEOUT_S
 assert RECONNECT_BASE_S < RECONNECT_CAP_S < HEARTBEAT_INTERVAL_S * LOST_AFTER_HEARTBEATS + 1
+
+
+def frame_charge(size: int) -> int:
+    """What a frame of size bytes, before compression, takes of its agent's credit."""
+    return max(size, FRAME_CHARGE_BYTES_MIN)
