@@ -1,0 +1,233 @@
+"""The whole path on one machine: a collector, an agent, four ranks that train, and reading it back.
+
+    make demo
+
+Promise: whatever happens, an error and Ctrl-C included, every process started here is ended. What
+the collector stored is kept in demo-data/, so that one can go on looking at it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+from rich.table import Table
+
+import plait
+
+ROOT = Path(__file__).resolve().parent.parent
+KEPT = ROOT / "demo-data"
+RANKS = 4
+START_WITHIN_S = 60.0
+STOP_WITHIN_S = 20.0
+SHOWN_STEPS = 8
+
+console = Console()
+
+
+class DemoError(Exception):
+    """A part of the demo did not do what it should; the text says which, and where its log is."""
+
+
+class Program:
+    """A program that runs beside us, with its log in a file."""
+
+    def __init__(self, name: str, arguments: list[str], environment: dict[str, str]) -> None:
+        self.name = name
+        self.log = KEPT / f"{name}.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *arguments],
+                env=environment,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for us: we end the others, in order.
+            )
+
+    def wait_until_ready(self) -> str:
+        """The line in which the program says that it serves, and where.
+
+        Raises:
+            DemoError: it ended, or said nothing in time.
+        """
+        deadline = time.monotonic() + START_WITHIN_S
+        while time.monotonic() < deadline:
+            for line in self.log.read_text().splitlines():
+                if re.search(r'\bmsg="?ready\b', line):
+                    return line
+            if self.process.poll() is not None:
+                raise DemoError(f"the {self.name} ended at once: {self.last_words()}")
+            time.sleep(0.05)
+        raise DemoError(f"the {self.name} was not ready in {START_WITHIN_S:.0f} s; see {self.log}")
+
+    def last_words(self) -> str:
+        """The end of its log."""
+        return "\n".join(self.log.read_text().splitlines()[-12:]) or "it said nothing"
+
+    def stop(self) -> None:
+        """End it: politely, and after a while not. Safe when it has ended."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, number)
+            try:
+                self.process.wait(STOP_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                continue
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)  # Ranks that outlived their parent.
+            return
+
+
+@contextlib.contextmanager
+def running(name: str, arguments: list[str], environment: dict[str, str]) -> Iterator[Program]:
+    """A program for the length of a block."""
+    program = Program(name, arguments, environment)
+    try:
+        yield program
+    finally:
+        program.stop()
+
+
+@contextlib.contextmanager
+def node_folders() -> Iterator[tuple[Path, Path]]:
+    """The hot folder (in memory) and the cold one (on disk) of a node, as an agent has them."""
+    hot = Path(tempfile.mkdtemp(prefix="plait-demo-", dir="/dev/shm"))
+    cold = Path(tempfile.mkdtemp(prefix="plait-demo-"))
+    try:
+        yield hot, cold
+    finally:
+        if left := [*hot.glob("streams/*"), *cold.glob("streams/*")]:
+            console.print(f"[yellow]Not delivered, and kept: {len(left)} streams in {hot}, {cold}")
+        else:
+            shutil.rmtree(hot, ignore_errors=True)
+            shutil.rmtree(cold, ignore_errors=True)
+
+
+def demo() -> None:
+    """Start everything, train, read back, print."""
+    run_id = time.strftime("demo-%Y%m%d-%H%M%S")
+    KEPT.mkdir(exist_ok=True)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PLAIT_")}
+    serve = ["-m", "plait_collector", "--data", str(KEPT / "collector")]
+    serve += ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]
+    with contextlib.ExitStack() as started:
+        hot, cold = started.enter_context(node_folders())
+        collector = started.enter_context(running("collector", serve, environment))
+        address = bound_address(collector.wait_until_ready())
+        console.print(f"The collector listens on {address}.")
+        relay = ["-m", "plait_agent", "--collector", address]
+        relay += ["--dir", str(cold), "--hot-dir", str(hot)]
+        agent = started.enter_context(running("agent", relay, environment))
+        agent.wait_until_ready()
+        console.print(f"The agent relays what ranks write into {hot}.")
+        environment |= {
+            "PLAIT_COLLECTOR": address,
+            "PLAIT_HOT_DIR": str(hot),
+            "PLAIT_DIR": str(cold),
+            "OMP_NUM_THREADS": "1",  # Four ranks share the cores.
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+        train(run_id, environment)
+        show(address, run_id)
+    say_what_next(run_id)
+
+
+def bound_address(ready: str) -> str:
+    """The gRPC address in a program's ready line."""
+    found = re.search(r'\bgrpc="?([^\s"]+)', ready)
+    if found is None:
+        raise DemoError(f"the ready line names no gRPC address: {ready}")
+    return found[1]
+
+
+def train(run_id: str, environment: dict[str, str]) -> None:
+    """Run examples/digits.py to its end."""
+    command = [str(ROOT / "examples" / "digits.py"), "--ranks", str(RANKS), "--id", run_id]
+    with running("training", command, environment) as training:
+        with console.status(f"{RANKS} ranks train on handwritten digits, into digits/{run_id} …"):
+            code = training.process.wait()
+        if code:
+            raise DemoError(f"the training ended with code {code}: {training.last_words()}")
+    console.print(f"{RANKS} ranks have trained, into one run: digits/{run_id}.\n")
+
+
+def show(address: str, run_id: str) -> None:
+    """Read the run back and print it."""
+    with plait.Api(address) as api:
+        run = api.run(f"digits/{run_id}")
+        loss = run.history(keys=["loss"])
+        accuracy = run.summary.get("held_out_accuracy", float("nan"))
+        console.print(f"[bold]digits/{run_id}[/] is [bold]{run.state}[/] ({run.liveness}).")
+        console.print(f"On digits that no rank trained on, {accuracy:.1%} are read right.\n")
+        labels = Table("label", "state", "last step", "rows", "loss", title="What each rank logged")
+        for name, label in run.labels.items():
+            losses = [row["loss"] for row in loss.to_pylist() if row["label"] == name]
+            labels.add_row(
+                name, label.state, str(label.last_step), str(label.rows), f"{losses[-1]:.4f}"
+            )
+        console.print(labels)
+    across = Table("step", "labels", "min", "mean", "max", title="The loss across the ranks")
+    steps = loss.group_by("step").aggregate(
+        [("label", "count"), ("loss", "min"), ("loss", "mean"), ("loss", "max")]
+    )
+    rows = steps.sort_by("step").to_pylist()
+    for at in range(SHOWN_STEPS):
+        row = rows[at * (len(rows) - 1) // (SHOWN_STEPS - 1)]
+        values = [f"{row[f'loss_{what}']:.4f}" for what in ("min", "mean", "max")]
+        across.add_row(str(row["step"]), f"{row['label_count']} of {len(run.labels)}", *values)
+    console.print(across)
+
+
+def say_what_next(run_id: str) -> None:
+    """Commands that go on from here."""
+    kept = (KEPT / "collector").relative_to(ROOT)
+    programs = Path(sys.executable).parent
+    if programs.is_relative_to(ROOT):
+        programs = programs.relative_to(ROOT)
+    console.print(f"\nAll that was started has ended. The data is in [bold]{kept}[/].")
+    console.print("To go on, serve it again:")
+    console.print(f"  {programs}/plait collector --data {kept}", highlight=False)
+    console.print("and in another terminal read it, or train once more:")
+    for command in (
+        f"plait show digits/{run_id}",
+        f"plait history digits/{run_id} --keys loss --labels 0",
+        "python examples/digits.py --id exp-2",
+    ):
+        console.print(f"  {programs}/{command}", highlight=False)
+
+
+def asked_to_stop(number: int, frame: object) -> NoReturn:
+    """Turn a signal into an exception, so that every block ends what it began."""
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Run the demo; the answer is the exit code."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, asked_to_stop)
+    try:
+        demo()
+    except DemoError as error:
+        console.print(f"The demo failed: {error}", style="red", markup=False)
+        return 1
+    except KeyboardInterrupt:
+        console.print("Stopped; all that was started has ended.")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
