@@ -43,11 +43,14 @@ STATUS_REPORTED_AT: Final = 24
 STATUS_FIRST_AT: Final = 32
 
 MOUNTINFO: Final = Path("/proc/self/mountinfo")
-NETWORK_FILESYSTEMS: Final = frozenset(
-    "9p afs beegfs ceph cifs fuse.afp fuse.ceph fuse.dfuse fuse.gcsfuse fuse.glusterfs fuse.goofys "
-    "fuse.juicefs fuse.mount-s3 fuse.rclone fuse.s3fs fuse.sshfs glusterfs gpfs lustre ncpfs nfs "
-    "nfs4 ocfs2 orangefs panfs pvfs2 smb3 smbfs wekafs".split()
-)
+# fmt: off
+NETWORK_FILESYSTEMS: Final = frozenset((
+    "9p", "afs", "beegfs", "ceph", "cifs", "fuse.afp", "fuse.ceph", "fuse.dfuse",
+    "fuse.gcsfuse", "fuse.glusterfs", "fuse.goofys", "fuse.juicefs", "fuse.mount-s3",
+    "fuse.rclone", "fuse.s3fs", "fuse.sshfs", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs",
+    "nfs4", "ocfs2", "orangefs", "panfs", "pvfs2", "smb3", "smbfs", "wekafs",
+))
+# fmt: on
 """Where a mapped file may stall, or not be seen by others, for as long as a server is away."""
 
 _SEGMENT: Final = re.compile(r"(\d{20})\.log")
