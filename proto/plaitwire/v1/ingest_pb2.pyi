@@ -357,8 +357,8 @@ class Gap(google.protobuf.message.Message):
     offset: builtins.int
     """Stream offset of the first byte lost."""
     end: builtins.int
-    """Stream offset after the last byte lost: a segment's base, or the stream's end. Equal to
-    offset where what was lost had not been given an offset that anybody knows.
+    """Stream offset after the last byte lost: a segment's base, or the stream's end. What was lost
+    without ever having an offset stands in a gap record of the stream instead.
     """
     reason: Global___GapReason.ValueType
     records: builtins.int
