@@ -1,0 +1,105 @@
+"""What a collector refuses for good, set aside in cold/refused/: capped, so that it fills no disk.
+
+Invariant: the files there take at most `bytes_max`; what came beyond it is deleted and counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from plait_agent.safe import Unsafe, open_file
+
+log = logging.getLogger(__name__)
+
+REFUSED_BYTES_MAX: Final = 64 * 1024 * 1024
+_FILE_BYTES_MAX: Final = 2 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalStatistics:
+    """What was set aside."""
+
+    streams: int
+    """Refused by this agent, in its life."""
+    kept_bytes: int
+    """In refused/ now."""
+    discarded_bytes: int
+    """Deleted by this agent because the place was full."""
+
+
+class Refusals:
+    """The refused/ folder."""
+
+    def __init__(self, cold: Path, *, uid: int, bytes_max: int = REFUSED_BYTES_MAX) -> None:
+        """
+        Args:
+            cold: the root on disk.
+            uid: who must own what is moved.
+            bytes_max: what may be kept.
+        """
+        self._folder = cold / "refused"
+        self._uid = uid
+        self._bytes_max = bytes_max
+        self._kept = sum(path.stat().st_size for path in self._folder.glob("*/*"))
+        self._streams = 0
+        self._discarded = 0
+
+    def count(self) -> None:
+        """One more stream is refused."""
+        self._streams += 1
+
+    def take(self, session: str, folder: Path, names: list[str]) -> None:
+        """Move these files of a stream here, or delete them where there is no room.
+
+        Args:
+            session: of the stream.
+            folder: where they are.
+            names: of files in it.
+        """
+        for name in names:
+            with suppress(FileNotFoundError):
+                self._take_one(self._folder / session, folder, name)
+
+    def _take_one(self, target: Path, folder: Path, name: str) -> None:
+        try:
+            with open_file(folder, name, uid=self._uid) as descriptor:
+                size = os.fstat(descriptor).st_size
+                if size <= _FILE_BYTES_MAX and self._kept + size <= self._bytes_max:
+                    target.mkdir(parents=True, exist_ok=True, mode=0o700)
+                    (target / name).write_bytes(os.pread(descriptor, size, 0))
+                    self._kept += size
+                else:
+                    self._discarded += size
+        except (Unsafe, IsADirectoryError):
+            return  # Whoever removes the folder removes it.
+        except OSError as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            log.warning("a refused file is not kept: path=%s error=%s", folder / name, error)
+        os.unlink(folder / name)
+
+    def statistics(self) -> RefusalStatistics:
+        """What was set aside."""
+        return RefusalStatistics(self._streams, self._kept, self._discarded)
+
+
+def remove_folder(folder: Path) -> bool:
+    """Remove a stream's folder and what is in it; a symbolic link is left alone.
+
+    Returns:
+        Whether it is gone.
+    """
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        log.error("a folder cannot be removed: path=%s error=%s", folder, error)
+        return False
+    return True
