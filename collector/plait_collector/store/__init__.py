@@ -115,6 +115,8 @@ class Lifted:
     """After the stamp; of a schema, after the header."""
     steps: Steps = Steps()
     """Of the rows before it in its frame; kept of gaps only."""
+    rows: int = 0
+    """Rows before it in its frame; kept of gaps only."""
 
 
 @dataclass(frozen=True, slots=True)
