@@ -19,9 +19,6 @@ Invariant: of an open stream, acked <= shipped; shipped - acked is what is under
 from __future__ import annotations
 
 import random
-from collections import deque
-from dataclasses import dataclass, field
-from enum import Enum, auto
 
 import google_crc32c
 
@@ -40,61 +37,11 @@ from plait_agent.effects import (
     UplinkStatistics,
 )
 from plait_agent.encoder import Encoder
+from plait_agent.relayed import Relay, State, Stream, Totals
 from plaitwire import limits
 from plaitwire.backoff import backoff_s
 from plaitwire.v1 import ingest_pb2 as pb
 from plaitwire.v1 import types_pb2
-
-
-class _State(Enum):
-    WAITING = auto()
-    OPENING = auto()
-    OPEN = auto()
-    REFUSED = auto()
-
-
-@dataclass(slots=True)
-class _Stream:
-    session: str
-    meta: types_pb2.StreamMeta
-    end: int = 0
-    ended: bool = False
-    state: _State = _State.WAITING
-    handle: int = 0
-    shipped: int = 0
-    acked: int = 0
-    reported: int = 0
-    """The end that the last heartbeat told."""
-    failures: int = 0
-    """Refusals since something of it was last acknowledged."""
-    not_before_s: float = 0.0
-    queued: bool = False
-    """It stands in the ready queue."""
-
-
-@dataclass(slots=True)
-class _Totals:
-    frames: int = 0
-    payload_bytes: int = 0
-    wire_bytes: int = 0
-    gaps: int = 0
-    retries: int = 0
-
-
-@dataclass(slots=True)
-class _Relay:
-    """All that one connection knows; a new connection starts with a new one."""
-
-    outbox: deque[pb.RelayRequest] = field(default_factory=deque)
-    handles: dict[int, _Stream] = field(default_factory=dict)
-    to_open: deque[str] = field(default_factory=deque)
-    ready: deque[_Stream] = field(default_factory=deque)
-    opening: int = 0
-    next_handle: int = 1
-    credit: int = 0
-    welcomed: bool = False
-    heartbeat_due_s: float = 0.0
-    opens_turn: bool = True
 
 
 class Uplink:
@@ -108,11 +55,11 @@ class Uplink:
         """
         self._hello = hello
         self._rng = rng
-        self._streams: dict[str, _Stream] = {}
-        self._relay: _Relay | None = None
-        self._later: list[_Stream] = []  # Refused for now, waiting for their time.
+        self._streams: dict[str, Stream] = {}
+        self._relay: Relay | None = None
+        self._later: list[Stream] = []  # Refused for now, waiting for their time.
         self._store_id = ""
-        self._totals = _Totals()
+        self._totals = Totals()
         self._encoder = Encoder()
 
     # What happens on the node.
@@ -121,7 +68,7 @@ class Uplink:
         """Relay this stream from now on. One that is relayed already stays as it is."""
         if session in self._streams:
             return
-        self._streams[session] = _Stream(session, meta)
+        self._streams[session] = Stream(session, meta)
         if self._relay is not None:
             self._relay.to_open.append(session)
 
@@ -146,18 +93,18 @@ class Uplink:
         stream = self._streams.pop(session, None)
         if stream is not None and self._relay is not None:
             self._relay.handles.pop(stream.handle, None)
-            self._relay.opening -= stream.state is _State.OPENING
-            stream.state = _State.REFUSED  # For queues that still hold it.
+            self._relay.opening -= stream.state is State.OPENING
+            stream.state = State.REFUSED  # For queues that still hold it.
 
     # The connection's life.
 
     def connected(self, now_s: float) -> None:
         """A new relay stands; all streams are to be opened on it."""
-        self._relay = _Relay(heartbeat_due_s=now_s + self._interval_s)
+        self._relay = Relay(heartbeat_due_s=now_s + self._interval_s)
         self._later.clear()
         for stream in self._streams.values():
-            if stream.state is not _State.REFUSED:
-                stream.state, stream.handle, stream.queued = _State.WAITING, 0, False
+            if stream.state is not State.REFUSED:
+                stream.state, stream.handle, stream.queued = State.WAITING, 0, False
                 stream.reported = 0
                 self._relay.to_open.append(stream.session)
         self._relay.outbox.append(pb.RelayRequest(hello=self._hello))
@@ -167,8 +114,8 @@ class Uplink:
         self._relay = None
         self._later.clear()
         for stream in self._streams.values():
-            if stream.state is not _State.REFUSED:
-                stream.state, stream.handle, stream.queued = _State.WAITING, 0, False
+            if stream.state is not State.REFUSED:
+                stream.state, stream.handle, stream.queued = State.WAITING, 0, False
                 stream.shipped = stream.acked
 
     @property
@@ -212,29 +159,29 @@ class Uplink:
         relay.opens_turn = not relay.opens_turn
         return first(relay, log) or second(relay, log)
 
-    def _heartbeat(self, relay: _Relay, now_s: float, wall_ns: int) -> pb.RelayRequest:
+    def _heartbeat(self, relay: Relay, now_s: float, wall_ns: int) -> pb.RelayRequest:
         relay.heartbeat_due_s = now_s + self._interval_s
         beat = pb.Heartbeat(sent_ns=wall_ns)
         for handle, stream in relay.handles.items():
-            if stream.state is _State.OPEN:
+            if stream.state is State.OPEN:
                 self._make_ready(stream)  # A read that failed for a moment is tried again.
                 if stream.end != stream.reported:
                     stream.reported = stream.end
                     beat.produced.add(handle=handle, offset=stream.end)
         return pb.RelayRequest(heartbeat=beat)
 
-    def _wake_later(self, relay: _Relay, now_s: float) -> None:
+    def _wake_later(self, relay: Relay, now_s: float) -> None:
         due = [stream for stream in self._later if stream.not_before_s <= now_s]
         if due:
             self._later = [stream for stream in self._later if stream.not_before_s > now_s]
             relay.to_open.extend(stream.session for stream in due)
 
-    def _next_open(self, relay: _Relay, log: Log) -> pb.RelayRequest | None:
+    def _next_open(self, relay: Relay, log: Log) -> pb.RelayRequest | None:
         while relay.to_open and relay.opening < limits.OPENS_IN_FLIGHT_MAX:
             stream = self._streams.get(relay.to_open.popleft())
-            if stream is None or stream.state is not _State.WAITING:
+            if stream is None or stream.state is not State.WAITING:
                 continue
-            stream.state, stream.handle = _State.OPENING, relay.next_handle
+            stream.state, stream.handle = State.OPENING, relay.next_handle
             relay.handles[stream.handle] = stream
             relay.next_handle += 1
             relay.opening += 1
@@ -243,7 +190,7 @@ class Uplink:
             )
         return None
 
-    def _next_frames(self, relay: _Relay, log: Log) -> pb.RelayRequest | None:
+    def _next_frames(self, relay: Relay, log: Log) -> pb.RelayRequest | None:
         """Frames of as many streams as wait, in turns; or one gap."""
         frames: list[pb.Frame] = []
         room = limits.FRAMES_PER_MESSAGE_BYTES_MAX
@@ -254,7 +201,7 @@ class Uplink:
         ):
             stream = relay.ready.popleft()
             stream.queued = False
-            if stream.state is not _State.OPEN:
+            if stream.state is not State.OPEN:
                 continue
             found = log.read(stream.session, stream.shipped)
             if found is None:
@@ -273,7 +220,7 @@ class Uplink:
             self._make_ready(stream)
         return pb.RelayRequest(frames=pb.Frames(frames=frames)) if frames else None
 
-    def _frame(self, stream: _Stream, chunk: Chunk) -> pb.Frame:
+    def _frame(self, stream: Stream, chunk: Chunk) -> pb.Frame:
         assert 0 < len(chunk.payload) <= limits.FRAME_BYTES_MAX
         assert chunk.segment_base <= chunk.offset
         stream.shipped += len(chunk.payload)
@@ -291,7 +238,7 @@ class Uplink:
             payload=payload,
         )
 
-    def _gap(self, stream: _Stream, lost: Lost) -> pb.RelayRequest:
+    def _gap(self, stream: Stream, lost: Lost) -> pb.RelayRequest:
         assert lost.offset < lost.end
         stream.shipped = lost.end
         stream.end = max(stream.end, lost.end)
@@ -308,9 +255,9 @@ class Uplink:
             )
         )
 
-    def _make_ready(self, stream: _Stream) -> None:
+    def _make_ready(self, stream: Stream) -> None:
         relay = self._relay
-        if relay is None or stream.state is not _State.OPEN or stream.queued:
+        if relay is None or stream.state is not State.OPEN or stream.queued:
             return
         if stream.shipped < stream.end:
             stream.queued = True
@@ -351,67 +298,63 @@ class Uplink:
                 pass
         return []
 
-    def _stream_opened(self, relay: _Relay, opened: pb.StreamOpened, log: Log) -> list[Effect]:
+    def _stream_opened(self, relay: Relay, opened: pb.StreamOpened, log: Log) -> list[Effect]:
         stream = relay.handles.get(opened.handle)
-        if stream is None or stream.state is not _State.OPENING:
+        if stream is None or stream.state is not State.OPENING:
             return []
         relay.opening -= 1
         if opened.HasField("proof"):
             ours = log.checksum(stream.session, opened.proof.offset, opened.next_offset)
             if ours is not None and ours != opened.proof.crc32c:
                 self._close(relay, stream, pb.CLOSE_REASON_DIVERGED)
-                stream.state = _State.REFUSED
+                stream.state = State.REFUSED
                 message = (
                     f"the collector holds other bytes before offset {opened.next_offset}: this "
                     f"stream's folder was copied, and both copies grew"
                 )
                 return [Rejected(stream.session, pb.REFUSED_REASON_DIVERGED, message)]
-        stream.state = _State.OPEN
+        stream.state = State.OPEN
         stream.shipped = stream.acked = opened.next_offset
         self._make_ready(stream)
         return [Opened(stream.session, opened.next_offset), *self._if_delivered(stream)]
 
-    def _acked(self, relay: _Relay, entry: pb.StreamOffset) -> list[Effect]:
+    def _acked(self, relay: Relay, entry: pb.StreamOffset) -> list[Effect]:
         stream = relay.handles.get(entry.handle)
-        if stream is None or stream.state is not _State.OPEN or entry.offset <= stream.acked:
+        if stream is None or stream.state is not State.OPEN or entry.offset <= stream.acked:
             return []
         if entry.offset > stream.shipped:  # It would make us delete what nobody has.
-            return [
-                GoAway(
-                    0.0,
-                    f"the collector acknowledged offset {entry.offset} of {stream.session}, which was not sent",
-                )
-            ]
+            message = f"{stream.session} is acknowledged beyond what was sent: {entry.offset}"
+            return [GoAway(0.0, message)]
         stream.acked = entry.offset
         stream.failures = 0
         return [Acked(stream.session, entry.offset), *self._if_delivered(stream)]
 
-    def _if_delivered(self, stream: _Stream) -> list[Effect]:
+    def _if_delivered(self, stream: Stream) -> list[Effect]:
         relay = self._relay
-        if relay is None or stream.state is not _State.OPEN:
+        if relay is None or stream.state is not State.OPEN:
             return []
         if not stream.ended or stream.acked < stream.end:
             return []
         self._close(relay, stream, pb.CLOSE_REASON_DELIVERED)
         del self._streams[stream.session]
-        stream.state = _State.REFUSED  # For queues that still hold it.
+        stream.state = State.REFUSED  # For queues that still hold it.
         return [Delivered(stream.session)]
 
-    def _close(self, relay: _Relay, stream: _Stream, reason: pb.CloseReason.ValueType) -> None:
+    def _close(self, relay: Relay, stream: Stream, reason: pb.CloseReason.ValueType) -> None:
         del relay.handles[stream.handle]
         close = pb.CloseStream(handle=stream.handle, reason=reason)
         relay.outbox.append(pb.RelayRequest(close_stream=close))
 
-    def _refused(self, relay: _Relay, refused: pb.Refused, now_s: float) -> list[Effect]:
+    def _refused(self, relay: Relay, refused: pb.Refused, now_s: float) -> list[Effect]:
         stream = relay.handles.pop(refused.handle, None)
         if stream is None:
             return []
-        relay.opening -= stream.state is _State.OPENING
+        relay.opening -= stream.state is State.OPENING
         stream.handle, stream.queued = 0, False
         if not refused.retry:
-            stream.state = _State.REFUSED
+            stream.state = State.REFUSED
             return [Rejected(stream.session, refused.reason, refused.message)]
-        stream.state = _State.WAITING
+        stream.state = State.WAITING
         stream.shipped = stream.acked
         self._totals.retries += 1
         stream.not_before_s = now_s
@@ -438,7 +381,7 @@ class Uplink:
             store_id=self._store_id,
             credit_bytes=relay.credit if relay is not None else 0,
             streams=len(self._streams),
-            refused=sum(s.state is _State.REFUSED for s in self._streams.values()),
+            refused=sum(s.state is State.REFUSED for s in self._streams.values()),
             frames=self._totals.frames,
             payload_bytes=self._totals.payload_bytes,
             wire_bytes=self._totals.wire_bytes,
