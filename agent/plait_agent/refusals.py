@@ -66,6 +66,12 @@ class Refusals:
             with suppress(FileNotFoundError):
                 self._take_one(self._folder / session, folder, name)
 
+    def take_all(self, session: str, folders: tuple[Path, ...]) -> None:
+        """Move all files of a stream here, or delete them where there is no room."""
+        for folder in folders:
+            with suppress(OSError):
+                self.take(session, folder, sorted(os.listdir(folder)))
+
     def _take_one(self, target: Path, folder: Path, name: str) -> None:
         try:
             with open_file(folder, name, uid=self._uid) as descriptor:

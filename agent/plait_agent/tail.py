@@ -106,6 +106,8 @@ class Tail:
         if isinstance(segment, _Flaw):
             return None
         end = min(base + segment.committed, self.end)
+        if self._ceiling is not None and base != self._closing:
+            end = min(end, self._ceiling)
         sealed = self.sealed_until(base)
         return end if sealed is None else min(end, sealed)
 
