@@ -43,17 +43,17 @@ class DemoError(Exception):
 class Program:
     """A program that runs beside us, with its log in a file."""
 
-    def __init__(self, name: str, arguments: list[str], environment: dict[str, str]) -> None:
-        self.name = name
-        self.log = KEPT / f"{name}.log"
-        with self.log.open("wb") as log:
+    def __init__(self, log: Path, arguments: list[str], environment: dict[str, str]) -> None:
+        self.name = log.stem
+        self.log = log
+        with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, *arguments],
                 env=environment,
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=output,
+                stderr=output,
                 start_new_session=True,  # Ctrl-C is for us: we end the others, in order.
             )
 
@@ -92,9 +92,9 @@ class Program:
 
 
 @contextlib.contextmanager
-def running(name: str, arguments: list[str], environment: dict[str, str]) -> Iterator[Program]:
-    """A program for the length of a block."""
-    program = Program(name, arguments, environment)
+def running(log: Path, arguments: list[str], environment: dict[str, str]) -> Iterator[Program]:
+    """A program for the length of a block. It is called as its log file is."""
+    program = Program(log, arguments, environment)
     try:
         yield program
     finally:
@@ -116,32 +116,40 @@ def node_folders() -> Iterator[tuple[Path, Path]]:
             shutil.rmtree(cold, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def collector_and_agent(logs: Path, data: Path) -> Iterator[dict[str, str]]:
+    """Both programs, on free ports, for the length of a block.
+
+    Yields:
+        The environment in which ranks and readers find them.
+    """
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PLAIT_")}
+    serve = ["-m", "plait_collector", "--data", str(data)]
+    serve += ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]
+    with contextlib.ExitStack() as started:
+        hot, cold = started.enter_context(node_folders())
+        collector = started.enter_context(running(logs / "collector.log", serve, environment))
+        address = bound_address(collector.wait_until_ready())
+        relay = ["-m", "plait_agent", "--collector", address]
+        relay += ["--dir", str(cold), "--hot-dir", str(hot)]
+        agent = started.enter_context(running(logs / "agent.log", relay, environment))
+        agent.wait_until_ready()
+        yield environment | {
+            "PLAIT_COLLECTOR": address,
+            "PLAIT_HOT_DIR": str(hot),
+            "PLAIT_DIR": str(cold),
+        }
+
+
 def demo() -> None:
     """Start everything, train, read back, print."""
     run_id = time.strftime("demo-%Y%m%d-%H%M%S")
     KEPT.mkdir(exist_ok=True)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PLAIT_")}
-    serve = ["-m", "plait_collector", "--data", str(KEPT / "collector")]
-    serve += ["--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0"]
-    with contextlib.ExitStack() as started:
-        hot, cold = started.enter_context(node_folders())
-        collector = started.enter_context(running("collector", serve, environment))
-        address = bound_address(collector.wait_until_ready())
-        console.print(f"The collector listens on {address}.")
-        relay = ["-m", "plait_agent", "--collector", address]
-        relay += ["--dir", str(cold), "--hot-dir", str(hot)]
-        agent = started.enter_context(running("agent", relay, environment))
-        agent.wait_until_ready()
-        console.print(f"The agent relays what ranks write into {hot}.")
-        environment |= {
-            "PLAIT_COLLECTOR": address,
-            "PLAIT_HOT_DIR": str(hot),
-            "PLAIT_DIR": str(cold),
-            "OMP_NUM_THREADS": "1",  # Four ranks share the cores.
-            "OPENBLAS_NUM_THREADS": "1",
-        }
+    with collector_and_agent(KEPT, KEPT / "collector") as environment:
+        console.print(f"A collector listens on {environment['PLAIT_COLLECTOR']}, and an agent")
+        console.print(f"relays to it what ranks write into {environment['PLAIT_HOT_DIR']}.")
         train(run_id, environment)
-        show(address, run_id)
+        show(environment["PLAIT_COLLECTOR"], run_id)
     say_what_next(run_id)
 
 
@@ -155,8 +163,9 @@ def bound_address(ready: str) -> str:
 
 def train(run_id: str, environment: dict[str, str]) -> None:
     """Run examples/digits.py to its end."""
+    one_core_each = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     command = [str(ROOT / "examples" / "digits.py"), "--ranks", str(RANKS), "--id", run_id]
-    with running("training", command, environment) as training:
+    with running(KEPT / "training.log", command, environment | one_core_each) as training:
         with console.status(f"{RANKS} ranks train on handwritten digits, into digits/{run_id} …"):
             code = training.process.wait()
         if code:
