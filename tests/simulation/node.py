@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from plait_agent.streams import Ended, Found, Grew, Streams
+from plait_agent.events import Ended, Found, Gone, Grew
+from plait_agent.streams import Streams
 
 from plait_agent.effects import Acked, DamagedAt, Delivered, Effect, GoAway, Rejected
 from plait_agent.uplink import Uplink
@@ -79,6 +80,8 @@ class Node:
                     self.uplink.grew(session, end)
                 case Ended(session, end):
                     self._apply(self.uplink.ended(session, end), epoch)
+                case Gone(session):
+                    self.uplink.remove(session)
 
     def send(self) -> bool:
         """Say the next thing, if there is one."""
