@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import reduce
 
 from hypothesis import given
@@ -24,7 +25,7 @@ def _of(rows: list[tuple[bool, int]]) -> Steps:
 def test_any_cut_gives_the_same_steps(rows: list[tuple[bool, int]], cuts: list[int]) -> None:
     """A stream cut into frames anywhere has the Steps of the whole."""
     places = [0, *sorted(min(cut, len(rows)) for cut in cuts), len(rows)]
-    parts = [_of(rows[a:b]) for a, b in zip(places, places[1:], strict=False)]
+    parts = [_of(rows[a:b]) for a, b in itertools.pairwise(places)]
     assert reduce(Steps.then, parts, Steps()) == _of(rows)
 
 

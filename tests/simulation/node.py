@@ -5,10 +5,9 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+from plait_agent.effects import Acked, DamagedAt, Delivered, Effect, GoAway, Rejected
 from plait_agent.events import Ended, Found, Gone, Grew
 from plait_agent.streams import Streams
-
-from plait_agent.effects import Acked, DamagedAt, Delivered, Effect, GoAway, Rejected
 from plait_agent.uplink import Uplink
 from plaitwire import limits
 from plaitwire.folders import Folders
