@@ -249,7 +249,7 @@ def coalesced(chunks: Sequence[Chunk]) -> list[Chunk]:
 def _joined(keys: tuple[str, ...], parts: list[Block]) -> Block:
     """Blocks of the same keys as one, in the order of offsets."""
     if len(parts) == 1:
-        return parts[0]
+        return parts[0]  # The rows of one chunk were found in their order.
     offsets = np.concatenate([part.offsets for part in parts])
     block = Block(
         keys,

@@ -124,12 +124,10 @@ def _in_offset_order(blocks: Sequence[Block]) -> tuple[Ints, list[Ints]]:
 
 def _one(parts: Sequence[Cells]) -> Cells:
     """A key's cells of several blocks as one, in the label's order."""
+    if len(parts) == 1:
+        return parts[0]  # One block is in the order of its offsets.
     rows = np.concatenate([part.rows for part in parts])
-    values = np.concatenate([part.values for part in parts])
-    if bool(np.all(rows[1:] > rows[:-1])):
-        return Cells(rows, values)
-    order = np.argsort(rows, kind="stable")
-    return Cells(rows[order], values[order])
+    return _sorted(rows, np.concatenate([part.values for part in parts]))
 
 
 def effective(label: Written, key: str) -> Cells:
@@ -228,6 +226,8 @@ def _within(steps: Ints, min_step: int | None, max_step: int | None) -> Bools:
 
 
 def _sorted(rows: Ints, values: Floats) -> Cells:
+    if bool(np.all(rows[1:] > rows[:-1])):
+        return Cells(rows, values)
     order = np.argsort(rows, kind="stable")
     return Cells(rows[order], values[order])
 

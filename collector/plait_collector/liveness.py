@@ -6,7 +6,22 @@ gets the time they promised from then on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from plait_collector.attempts import LabelOrder
+from plait_collector.states import State, label_state, primary_of, session_state
+from plaitwire.limits import (
+    GRACE_S,
+    HEARTBEAT_INTERVAL_S,
+    LOST_AFTER_HEARTBEATS,
+    SILENT_AFTER_INTERVALS,
+    SILENT_AFTER_MIN_S,
+)
+
+SECOND_NS: Final = 1_000_000_000
 
 
 @dataclass(slots=True)
@@ -67,3 +82,118 @@ class Heard:
     def closed(self, session: str) -> None:
         """A stream is delivered whole: nothing more is expected of it."""
         self.streams.pop(session, None)
+
+
+class Liveness(StrEnum):
+    """The words for what time adds, from best to worst."""
+
+    LIVE = "live"
+    SILENT = "silent"
+    """Its agent is heard, and it is not."""
+    LOST = "lost"
+    """Nobody who could tell of it is heard."""
+    ENDED = "ended"
+    """Nothing more is expected."""
+
+
+_WORSE: Final = {Liveness.LIVE: 0, Liveness.SILENT: 1, Liveness.LOST: 2}
+
+
+@dataclass(frozen=True, slots=True)
+class LabelLiveness:
+    """What time adds to a label."""
+
+    label: str
+    state: Liveness
+    heard_ns: int
+    """When something of it last came, by the collector's clock; 0: not in this collector's life,
+    or all of it is delivered."""
+    lag_bytes: int
+    """On the node and not yet here, by the last heartbeat."""
+    node: str
+    """Empty: nobody has relayed it since the collector started, or all of it is delivered."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunLiveness:
+    """What time adds to a run."""
+
+    state: Liveness
+    labels: tuple[LabelLiveness, ...]
+
+
+def run_liveness(heard: Heard, labels: Sequence[LabelOrder], now_ns: int) -> RunLiveness:
+    """What time adds to a run.
+
+    A finished primary's run has ended, after a grace, although a worker still runs. The grace
+    counts from the primary's own last record, by its writer's clock: that is known also after a
+    restart of the collector. A clock that runs ahead of ours is taken for ours.
+
+    Args:
+        heard: who was heard.
+        labels: of the run, in natural order.
+        now_ns: the collector's clock, in nanoseconds since 1970.
+    """
+    known = tuple(label_liveness(heard, order, now_ns) for order in labels)
+    running = [label.state for label in known if label.state is not Liveness.ENDED]
+    primary = primary_of(labels)
+    speaking = next((order for order in labels if order.label == primary), None)
+    if not running or (speaking is not None and _grace_is_over(heard, speaking, now_ns)):
+        return RunLiveness(Liveness.ENDED, known)
+    return RunLiveness(max(running, key=_WORSE.__getitem__), known)
+
+
+def _grace_is_over(heard: Heard, primary: LabelOrder, now_ns: int) -> bool:
+    """Whether a primary has finished, and its workers have had their time since."""
+    if label_state(primary) is not State.FINISHED:
+        return False
+    deciding = primary.deciding.deciding
+    last_ns = max(place.row.last_ns or place.row.meta.started_ns for place in deciding)
+    streams = (heard.streams.get(place.session) for place in deciding)
+    heard_ns = max((stream.heard_ns for stream in streams if stream is not None), default=0)
+    since_ns = max(min(last_ns, now_ns), heard_ns)
+    return now_ns - since_ns > GRACE_S * SECOND_NS
+
+
+def label_liveness(heard: Heard, order: LabelOrder, now_ns: int) -> LabelLiveness:
+    """What time adds to a label: of its sessions that still run, the best known one counts."""
+    relayed = [
+        (place, stream)
+        for place in order.places
+        if (stream := heard.streams.get(place.session)) is not None
+    ]
+    latest = max((stream for _, stream in relayed), key=_last_sign_ns, default=None)
+    agent = heard.agents.get(latest.agent) if latest is not None else None
+    return LabelLiveness(
+        order.label,
+        _label_state(heard, order, now_ns),
+        max((stream.heard_ns for _, stream in relayed), default=0),
+        sum(max(0, stream.produced - place.row.next_offset) for place, stream in relayed),
+        agent.node if agent is not None else "",
+    )
+
+
+def _label_state(heard: Heard, order: LabelOrder, now_ns: int) -> Liveness:
+    if label_state(order) is not State.RUNNING:
+        return Liveness.ENDED
+    deciding = order.deciding.deciding
+    running = [place for place in deciding if session_state(place) is State.RUNNING]
+    states = [_stream_state(heard, heard.streams.get(place.session), now_ns) for place in running]
+    return min(states, key=_WORSE.__getitem__)
+
+
+def _stream_state(heard: Heard, stream: StreamHeard | None, now_ns: int) -> Liveness:
+    """What time adds to a stream that has no finish."""
+    agent = heard.agents.get(stream.agent) if stream is not None else None
+    heard_ns = heard.started_ns if agent is None else agent.heard_ns
+    interval_s = HEARTBEAT_INTERVAL_S if agent is None else agent.interval_s
+    if now_ns - heard_ns > LOST_AFTER_HEARTBEATS * interval_s * SECOND_NS:
+        return Liveness.LOST
+    if stream is None:
+        return Liveness.LIVE  # The collector has just started: its agent has time to come back.
+    patience_ns = max(SILENT_AFTER_INTERVALS * stream.interval_ns, SILENT_AFTER_MIN_S * SECOND_NS)
+    return Liveness.SILENT if now_ns - _last_sign_ns(stream) > patience_ns else Liveness.LIVE
+
+
+def _last_sign_ns(stream: StreamHeard) -> int:
+    return stream.heard_ns or stream.opened_ns

@@ -36,7 +36,7 @@ def rows_of(decoded: Decoded) -> list[tuple[int, int, bool, dict[str, float]]]:
     return sorted(rows, key=lambda row: row[0])
 
 
-def test_a_million_equal_rows_are_one_block() -> None:
+def test_equal_rows_are_one_block() -> None:
     """Equal rows are read at once: values, steps and offsets as they were packed."""
     count = 10_000
     one = [pack_row(0, step, step * 7, [float(step), -1.0]) for step in range(count)]
@@ -64,7 +64,7 @@ def test_a_million_equal_rows_are_one_block() -> None:
 def test_rows_of_any_shapes_come_back(
     runs: list[tuple[int | None, list[str], int]], segment_bytes: int
 ) -> None:
-    """Runs of rows of any shapes, taking turns, over any segments, are read as they were written."""
+    """Rows of any shapes, taking turns, over any segments, are read as they were written."""
     writer = Writer(meta(1), segment_bytes=segment_bytes)
     expected: list[tuple[int, bool, dict[str, float]]] = []
     value, last = 0.0, -1
