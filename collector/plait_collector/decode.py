@@ -82,7 +82,7 @@ class Decoder:
         Args:
             schemas: of the session, all segments.
             keys: what to decode; None: everything.
-            end: stream offset at which to stop: chunks that begin there or later are left out.
+            end: stream offset at which to stop, between two records.
         """
         wanted = None if keys is None else frozenset(keys)
         self._columns = {
@@ -95,14 +95,19 @@ class Decoder:
 
     def feed(self, chunk: Chunk) -> None:
         """Read one chunk; its bytes are not kept."""
-        if self._end is not None and chunk.offset >= self._end:
-            return
+        if self._end is not None and chunk.offset + len(chunk.payload) > self._end:
+            chunk = replace(chunk, payload=chunk.payload[: max(0, self._end - chunk.offset)])
         walk = _walk(chunk.payload)
         self._bad += walk.damaged
         if self._anchor is None and walk.anchor is not None:
             self._anchor = chunk.offset + walk.anchor
         for head, runs in walk.runs.items():
             self._gather(chunk, walk.words, head, runs)
+
+    @property
+    def anchor(self) -> int | None:
+        """Offset of the first row or event with a given step, as far as was read."""
+        return self._anchor
 
     def decoded(self) -> Decoded:
         """What was read so far."""
