@@ -113,7 +113,7 @@ class Lifted:
     time_ns: int
     body: bytes
     """After the stamp; of a schema, after the header."""
-    steps: Steps = Steps()
+    steps: Steps = field(default_factory=Steps)
     """Of the rows before it in its frame; kept of gaps only."""
     rows: int = 0
     """Rows before it in its frame; kept of gaps only."""
