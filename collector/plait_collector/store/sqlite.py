@@ -94,8 +94,12 @@ class SqliteStore:
         folder = Folder(data)
         store = cls(folder, "")
         try:
-            store._write = await _connect(store._path, _WRITING)
-            store._store_id = await _prepare(store._write, store._path)
+            store._write = await _connect(store._path, ())
+            is_new = await _is_new(store._write, store._path)
+            await _configure(store._write, _WRITING)
+            if is_new:
+                await store._write.executescript(_creation())
+            (store._store_id,) = await _one(store._write, "SELECT store_id FROM identity")
             store._read = await _connect(store._path, _READING)
         except sqlite3.Error as error:
             await store.close()
@@ -162,7 +166,8 @@ class SqliteStore:
                 self._to_vacuum = bool(left)
                 if not left:
                     return
-                await self._write.execute_fetchall(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
+                # As a script: only that takes all the steps this statement has, a page each.
+                await self._write.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
         except sqlite3.Error as error:
             log.warning('msg="space is not given back yet" error="%s"', error)
 
@@ -226,9 +231,7 @@ class SqliteStore:
         self._folder.let_go()
 
 
-_BOTH: Final = (f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}",)
 _WRITING: Final = (
-    *_BOTH,
     f"PRAGMA page_size = {PAGE_BYTES}",  # These two count only where the file is new.
     "PRAGMA auto_vacuum = INCREMENTAL",
     "PRAGMA journal_mode = WAL",
@@ -237,41 +240,50 @@ _WRITING: Final = (
     f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}",
     f"PRAGMA journal_size_limit = {CHECKPOINT_PAGES * PAGE_BYTES}",
 )
-_READING: Final = (*_BOTH, "PRAGMA query_only = ON")
+_READING: Final = ("PRAGMA query_only = ON",)
 
 
 async def _connect(path: Path, pragmas: Iterable[str]) -> aiosqlite.Connection:
-    connection = await aiosqlite.connect(path, isolation_level=None)
+    connection = await aiosqlite.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
     try:
-        for pragma in pragmas:
-            await connection.execute_fetchall(pragma)
+        await _configure(connection, pragmas)
     except BaseException:
         await connection.close()
         raise
     return connection
 
 
-async def _prepare(connection: aiosqlite.Connection, path: Path) -> str:
-    """Make the tables where there are none, and see that those there are ours; the store's id."""
+async def _configure(connection: aiosqlite.Connection, pragmas: Iterable[str]) -> None:
+    for pragma in pragmas:
+        await connection.execute_fetchall(pragma)
+
+
+async def _is_new(connection: aiosqlite.Connection, path: Path) -> bool:
+    """Whether the file has yet to be made. It is looked at, and not changed.
+
+    Raises:
+        StoreUnusable: it is there and not ours, or newer than this program.
+    """
     (application,) = await _one(connection, "PRAGMA application_id")
     (shape,) = await _one(connection, "PRAGMA user_version")
     (tables,) = await _one(connection, "SELECT count(*) FROM sqlite_master")
-    if not tables:
-        schema = resources.files(__package__).joinpath("schema.sql").read_text(encoding="utf-8")
-        await connection.executescript(
-            f"BEGIN IMMEDIATE;\n{schema}\n"
-            f"INSERT INTO identity VALUES ('{uuid.uuid4().hex}');\n"
-            f"PRAGMA application_id = {APPLICATION_ID};\nPRAGMA user_version = {SHAPE};\nCOMMIT;"
-        )
-    elif application != APPLICATION_ID:
+    if tables and application != APPLICATION_ID:
         raise StoreUnusable(f"{path} holds a database that is not a collector's")
-    elif shape > SHAPE:
+    if shape > SHAPE:
         raise StoreUnusable(
             f"{path} was written by a newer version of plait (shape {shape}; this version reads "
             f"up to {SHAPE}); install that version, or give this one another folder with --data"
         )
-    (store_id,) = await _one(connection, "SELECT store_id FROM identity")
-    return str(store_id)
+    return not tables
+
+
+def _creation() -> str:
+    """The script that makes a store, in one transaction."""
+    schema = resources.files(__package__).joinpath("schema.sql").read_text(encoding="utf-8")
+    return (
+        f"BEGIN IMMEDIATE;\n{schema}\nINSERT INTO identity VALUES ('{uuid.uuid4().hex}');\n"
+        f"PRAGMA application_id = {APPLICATION_ID};\nPRAGMA user_version = {SHAPE};\nCOMMIT;"
+    )
 
 
 async def _one(connection: aiosqlite.Connection, statement: str, *parameters: object) -> Row:
