@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections import deque
 
@@ -9,11 +10,12 @@ from plait_collector.liveness import Heard
 from plait_collector.registry import Registry
 from plait_collector.scan import BadFrame, Unpacked, unpack
 from plait_collector.session import Action, End, Session
-from plait_collector.store import Append, Change, Delete, Skip
+from plait_collector.store import Append, Change, Delete, Outcome, StoreUnavailable
 from plaitwire import limits
 from plaitwire.v1 import ingest_pb2 as pb
 from tests.simulation.network import Link
-from tests.support.memory_store import MemoryStore
+from tests.simulation.store import WatchedStore
+from tests.support.memory_store import Contents
 
 CREDIT_TOTAL = 64 * limits.MIB
 
@@ -32,7 +34,7 @@ class Collector:
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
-        self.store = MemoryStore()
+        self.store = WatchedStore()
         self.epoch = 0
         """How often the store was wiped or set back."""
         self._start()
@@ -94,26 +96,32 @@ class Collector:
     def _check_acks(self, relay: Relay, response: pb.RelayResponse) -> None:
         for entry in response.ack.offsets:
             session = relay.handles[entry.handle]
-            assert entry.offset <= self.store.next_offset(session), "acknowledged, and not stored"
+            stored = self.store.next_offset(session)
+            deleted = self.store.is_deleted(session)
+            assert entry.offset <= stored or deleted, "acknowledged, and not stored"
 
     # The writer.
 
     def commit(self) -> None:
         """Commit some of what waits, as the writer does: together, then the answers."""
         batch = [self.queue[i] for i in range(self.rng.randint(1, len(self.queue)))]
-        outcomes = self.store.commit_now([change for change, _ in batch])
+        try:
+            outcomes = self.store.commit_now([change for change, _ in batch])
+        except StoreUnavailable:
+            return  # Nobody is told anything; the same changes are tried again.
         for _ in batch:
             self.queue.popleft()
-        answers: dict[int, tuple[Relay, list[tuple[Change, object]]]] = {}
+        answers: dict[int, tuple[Relay, list[tuple[Change, Outcome]]]] = {}
         for (change, relay), outcome in zip(batch, outcomes, strict=True):
             if relay is not None:
                 answers.setdefault(id(relay), (relay, []))[1].append((change, outcome))
         for relay, results in answers.values():
-            self._act(relay, relay.session.committed(results, self.now_ns))  # type: ignore[arg-type]
+            self._act(relay, relay.session.committed(results, self.now_ns))
 
     def commit_and_die(self) -> None:
         """The commit is on disk, and the process is gone before anybody heard."""
-        self.store.commit_now([change for change, _ in self.queue])
+        with contextlib.suppress(StoreUnavailable):
+            self.store.commit_now([change for change, _ in self.queue])
         self.crash()
 
     def delete(self, project: str, run: str) -> None:
@@ -131,15 +139,12 @@ class Collector:
 
     def wipe(self) -> None:
         """Come back with an empty store."""
-        self.store = MemoryStore()
         self.epoch += 1
+        self.store.wipe(f"store-{self.epoch}")
         self.crash()
 
-    def restore(self, copy: MemoryStore) -> None:
+    def restore(self, copy: Contents) -> None:
         """Come back with an old copy of the store."""
-        self.store = copy
         self.epoch += 1
+        self.store.restore(copy)
         self.crash()
-
-    def pending(self) -> int:
-        return sum(isinstance(change, Append | Skip) for change, _ in self.queue)

@@ -12,7 +12,12 @@ class Link:
     there, while the agent has already come back on another.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, epoch: int) -> None:
+        """
+        Args:
+            epoch: how often the store had been wiped or set back when the connection was made.
+        """
+        self.epoch = epoch
         self.to_collector: deque[bytes] = deque()
         self.to_agent: deque[bytes] = deque()
         self.agent_gone = False

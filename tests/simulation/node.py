@@ -34,7 +34,7 @@ class Node:
         """Ranks that died with the power."""
         self.link: Link | None = None
         self.delivered: dict[str, int] = {}
-        """Session to the collector's epoch in which it was delivered whole."""
+        """Session to the epoch of the store that it was delivered to whole."""
         self.rejected: dict[str, pb.RefusedReason.ValueType] = {}
         self.damage_told: set[str] = set()
         self.now_s = 1000.0
@@ -69,7 +69,7 @@ class Node:
 
     # Steps.
 
-    def poll(self, epoch: int) -> None:
+    def poll(self) -> None:
         """Look at the files, and tell the uplink."""
         for event in self.streams.poll(self.now_s):
             match event:
@@ -78,7 +78,7 @@ class Node:
                 case Grew(session, end):
                     self.uplink.grew(session, end)
                 case Ended(session, end):
-                    self._apply(self.uplink.ended(session, end), epoch)
+                    self._apply(self.uplink.ended(session, end))
                 case Gone(session):
                     self.uplink.remove(session)
 
@@ -94,21 +94,22 @@ class Node:
             self.link.to_collector.append(message.SerializeToString())
         return True
 
-    def receive(self, epoch: int) -> bool:
+    def receive(self) -> bool:
         """Take in the oldest answer, if there is one."""
         if self.link is None or not self.link.to_agent:
             return False
         message = pb.RelayResponse.FromString(self.link.to_agent.popleft())
-        self._apply(self.uplink.received(message, self.streams, self.now_s), epoch)
+        self._apply(self.uplink.received(message, self.streams, self.now_s))
         return True
 
-    def _apply(self, effects: list[Effect], epoch: int) -> None:
+    def _apply(self, effects: list[Effect]) -> None:
         for effect in effects:
             match effect:
                 case GoAway():
                     self.lose_link(linger=False)
                 case Delivered(session):
-                    self.delivered[session] = epoch
+                    assert self.link is not None
+                    self.delivered[session] = self.link.epoch
                     self.streams.apply(effect)
                 case Rejected(session, reason, _):
                     self.rejected[session] = reason
