@@ -207,15 +207,21 @@ def say_what_next(run_id: str) -> None:
     if programs.is_relative_to(ROOT):
         programs = programs.relative_to(ROOT)
     console.print(f"\nAll that was started has ended. The data is in [bold]{kept}[/].")
-    console.print("To go on, serve it again:")
-    console.print(f"  {programs}/plait collector --data {kept}", highlight=False)
-    console.print("and in another terminal read it, or train once more:")
-    for command in (
-        f"plait show digits/{run_id}",
-        f"plait history digits/{run_id} --keys loss --labels 0",
-        "python examples/digits.py --id exp-2",
-    ):
-        console.print(f"  {programs}/{command}", highlight=False)
+    commands = {
+        "Serve it again:": [f"plait collector --data {kept}"],
+        "Then, in another terminal, read it:": [
+            f"plait show digits/{run_id}",
+            f"plait history digits/{run_id} --keys loss --labels 0",
+        ],
+        "Or train once more, beside an agent:": [
+            "plait agent",
+            "python examples/digits.py --id exp-2",
+        ],
+    }
+    for what, lines in commands.items():
+        console.print(what)
+        for line in lines:
+            console.print(f"  {programs}/{line}", highlight=False, soft_wrap=True)
 
 
 def asked_to_stop(number: int, frame: object) -> NoReturn:

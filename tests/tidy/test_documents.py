@@ -10,6 +10,7 @@ import tomllib
 
 import pytest
 
+from plait.identity import GPU_VARIABLES, LAUNCHER_VARIABLES
 from plaitwire import limits
 from plaitwire.v1 import ingest_pb2, query_pb2
 from tests.tidy.sources import PROGRAMS, ROOT, python_files
@@ -36,10 +37,11 @@ def test_every_option_is_documented(program: str) -> None:
 
 
 def test_every_environment_variable_is_documented() -> None:
-    """Each variable of ours, and each of a launcher's, that the code reads is in operating.md."""
-    ours = re.compile(r"""["'](PLAIT_[A-Z_]+|[A-Z_]*RANK|\w*_PROCID|\w*RESTART_COUNT)["']""")
+    """Each variable of ours that the code names, and each launcher's, is in operating.md."""
+    ours = re.compile(r"""["'](PLAIT_[A-Z_]+)["']""")
     read = {name for path in python_files(PROGRAMS) for name in ours.findall(path.read_text())}
-    assert "PLAIT_DIR" in read
+    assert {"PLAIT_DIR", "PLAIT_COLLECTOR"} <= read
+    read |= {*LAUNCHER_VARIABLES, *GPU_VARIABLES}
     assert sorted(name for name in read if f"`{name}`" not in OPERATING) == []
 
 
