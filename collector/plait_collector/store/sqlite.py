@@ -169,7 +169,7 @@ class SqliteStore:
                 # As a script: only that takes all the steps this statement has, a page each.
                 await self._write.executescript(f"PRAGMA incremental_vacuum({VACUUM_PAGES})")
         except sqlite3.Error as error:
-            log.warning('msg="space is not given back yet" error="%s"', error)
+            log.warning("space is not given back yet: error=%r", str(error))
 
     async def run_names(
         self, *, project: str | None = None, group: str | None = None

@@ -1,0 +1,1 @@
+"""The collector over HTTP: one file per resource. For now, health alone."""
