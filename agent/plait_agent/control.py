@@ -163,8 +163,10 @@ class ControlServer:
                 raise BadRequest("a request is a JSON object")
             if request.get("op") == "wait":
                 self._waits.add(task)
-                await self._wait(request, reader, writer)
-                self._waits.discard(task)
+                try:
+                    await self._wait(request, reader, writer)
+                finally:
+                    self._waits.discard(task)
                 return
             answer = self._carry_out(request, peer)
         except BadRequest as error:

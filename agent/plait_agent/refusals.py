@@ -95,17 +95,19 @@ class Refusals:
         return RefusalStatistics(self._streams, self._kept, self._discarded)
 
 
-def remove_folder(folder: Path) -> bool:
-    """Remove a stream's folder and what is in it; a symbolic link is left alone.
+def remove_folders(folders: tuple[Path, ...]) -> bool:
+    """Remove a stream's folders and what is in them; a symbolic link is left alone.
 
     Returns:
-        Whether it is gone.
+        Whether all are gone.
     """
-    try:
-        shutil.rmtree(folder)
-    except FileNotFoundError:
-        return True
-    except OSError as error:
-        log.error("a folder cannot be removed: path=%s error=%s", folder, error)
-        return False
-    return True
+    gone = True
+    for folder in folders:
+        try:
+            shutil.rmtree(folder)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            log.error("a folder cannot be removed: path=%s error=%s", folder, error)
+            gone = False
+    return gone

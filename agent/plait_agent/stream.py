@@ -21,11 +21,18 @@ from typing import Final
 from plait_agent.spill import Job, Piece
 from plait_agent.state import Mark, StreamState
 from plait_agent.tail import Tail
+from plaitwire.folders import segment_name
 from plaitwire.limits import COLD_BYTES_MAX, SPILL_AFTER_S
 from plaitwire.v1 import types_pb2
 
 PIECES_MAX: Final = 64
 """Segments of one stream that are spilled in one go."""
+
+
+IDLE_AFTER_S: Final = 5.0
+"""With nothing new for this long, a stream is looked at less often,"""
+IDLE_POLL_S_MAX: Final = 2.0
+"""but at least this often."""
 
 
 class Phase(Enum):
@@ -74,6 +81,8 @@ class Stream:
     phase: Phase = Phase.FOLLOWED
     acked: int = 0
     """Where the collector is, as far as it told this agent."""
+    is_opened: bool = False
+    """The collector has told where it is."""
     mark: Mark | None = None
     seen_alive: bool = False
     reported_end: int = 0
@@ -97,7 +106,7 @@ class Stream:
 
     def take_ack(self, offset: int) -> None:
         """The collector has everything below offset, which may also be less than before."""
-        self.acked = offset
+        self.acked, self.is_opened = offset, True
         self.tail.deleted_below = max(self.tail.deleted_below, offset)
         if offset >= self.waiting_end:
             self.waiting_since_s = None
@@ -109,6 +118,21 @@ class Stream:
         if self.waiting_since_s is None:
             self.waiting_since_s, self.waiting_end = now_s, self.tail.end
         return now_s - self.waiting_since_s >= SPILL_AFTER_S
+
+    def wait_s(self, now_s: float) -> float:
+        """How long to wait before the next look."""
+        idle_s = now_s - self.moved_s
+        return 0.0 if idle_s < IDLE_AFTER_S else min(IDLE_POLL_S_MAX, idle_s / 10)
+
+    def acknowledged_bases(self) -> list[int]:
+        """The segments, but for the last, that are sealed and acknowledged whole."""
+        ends = ((base, self.tail.sealed_until(base)) for base in self.tail.bases[:-1])
+        return [base for base, end in ends if end is not None and end <= self.acked]
+
+    def sealed_names(self) -> list[str]:
+        """The files of segments that grow no more."""
+        bases = [base for base in self.tail.bases if self.tail.sealed_until(base) is not None]
+        return [segment_name(base) for base in bases]
 
     def spill_job(self, free_bytes: int) -> Job | None:
         """What of the stream is not on disk yet; None: all of it is, or is acknowledged.
@@ -151,6 +175,15 @@ class Stream:
             cold_bytes=used_bytes(self.cold),
             error=self.error or self.state.refused,
         )
+
+
+def free_bytes(folder: Path, *, leave: int) -> int:
+    """What the file system of folder has free, beyond what is to be left."""
+    try:
+        found = os.statvfs(folder)
+    except OSError:
+        return 0
+    return max(0, found.f_bavail * found.f_frsize - leave)
 
 
 def used_bytes(folder: Path) -> int:

@@ -36,10 +36,10 @@ from plait_agent.ending import Ending
 from plait_agent.events import Ended, Found, Gone, Grew, NodeEvent, Progress, StreamsStatistics
 from plait_agent.finding import Finder, Limbo
 from plait_agent.liveness import lock_held
-from plait_agent.refusals import Refusals, remove_folder
+from plait_agent.refusals import Refusals, remove_folders
 from plait_agent.spill import Job, Outcome, carry_out
 from plait_agent.state import Mark, States, StreamState
-from plait_agent.stream import Phase, Stream, StreamStatus
+from plait_agent.stream import IDLE_POLL_S_MAX, Phase, Stream, StreamStatus, free_bytes
 from plait_agent.tail import STORES_REORDER, Tail
 from plaitwire.folders import ALIVE, Folders, segment_name
 from plaitwire.limits import COLD_FREE_BYTES_MIN
@@ -50,10 +50,6 @@ log = logging.getLogger(__name__)
 
 LOCK_WITHIN_S: Final = 2.0
 """A new writer has made and locked its `alive` file within this time."""
-IDLE_AFTER_S: Final = 5.0
-"""With nothing new for this long, a stream is looked at less often,"""
-IDLE_POLL_S_MAX: Final = 2.0
-"""but at least this often."""
 TRY_AGAIN_S: Final = 1.0
 """After an error of the file system."""
 DELIVERED_REMEMBERED_MAX: Final = 4096
@@ -94,8 +90,7 @@ class Streams:
         self._own: set[str] = set()
         self._events: list[NodeEvent] = []
         self._delivered: OrderedDict[str, int] = OrderedDict()
-        self._delivered_count = 0
-        self._spill_errors = 0
+        self._delivered_count = self._spill_errors = 0
         self._store_id = ""
         self._states = States(folders.cold, disk=disk)
         self._remembered = self._states.load()
@@ -133,7 +128,7 @@ class Streams:
         """Look at this stream at the next poll, even if nobody has heard of it yet."""
         self._finder.look_again()
         stream = self._streams.get(session)
-        if stream is not None and stream.phase is Phase.FOLLOWED:
+        if stream is not None:
             stream.due_s = 0.0
 
     def own(self, session: str) -> None:
@@ -169,7 +164,7 @@ class Streams:
             log.error("a stream is refused: session=%s reason=%s", session, why)
             self._refusals.count()
             self._refusals.take_all(session, self._folders_of(session))
-        if not self._remove_folders(session):
+        if not remove_folders(self._folders_of(session)):
             self._finder.ignore(session)
 
     def _begin(self, state: StreamState, now_s: float, *, is_new: bool) -> None:
@@ -197,6 +192,8 @@ class Streams:
             self._follow_refused(stream, now_s)
             return
         if stream.phase is not Phase.FOLLOWED:
+            if stream.phase is Phase.ORPHANED and stream.is_opened:
+                self._ending.collector_is_at(stream, stream.acked)
             stream.due_s = float("inf")
             return
         # First whether the writer lives, then what it wrote: at its death, all of it counts.
@@ -209,9 +206,7 @@ class Streams:
         self._tell_growth(stream)
         if is_dead:
             self._ending.writer_died(stream)
-        idle_s = now_s - stream.moved_s
-        wait_s = 0.0 if idle_s < IDLE_AFTER_S else min(IDLE_POLL_S_MAX, idle_s / 10)
-        stream.due_s = now_s + wait_s
+        stream.due_s = now_s + stream.wait_s(now_s)
 
     def _follow_refused(self, stream: Stream, now_s: float) -> None:
         is_dead = not self._lives(stream.session)
@@ -220,19 +215,17 @@ class Streams:
             return
         if is_dead:
             self._refusals.take_all(stream.session, self._folders_of(stream.session))
-            if self._remove_folders(stream.session):
+            if remove_folders(self._folders_of(stream.session)):
                 self._forget(stream)
                 self._events.append(Gone(stream.session))
             return
         stream.tail.look()
         for folder in (stream.hot, stream.cold):
-            sealed = [b for b in stream.tail.bases if stream.tail.sealed_until(b) is not None]
-            self._refusals.take(stream.session, folder, [segment_name(base) for base in sealed])
+            self._refusals.take(stream.session, folder, stream.sealed_names())
 
     def _lives(self, session: str) -> bool:
-        if session in self._own:
-            return True
-        return self._is_alive(self._folders.hot_stream(session) / ALIVE)
+        alive = self._folders.hot_stream(session) / ALIVE
+        return session in self._own or self._is_alive(alive)
 
     def _tell_growth(self, stream: Stream) -> None:
         if stream.tail.end > stream.reported_end:
@@ -265,13 +258,10 @@ class Streams:
         self, stream: Stream, effect: Opened | Acked | Delivered | Rejected | DamagedAt
     ) -> None:
         match effect:
-            case Opened(_, offset):
+            case Opened(_, offset) | Acked(_, offset):
                 stream.take_ack(offset)
                 if stream.phase is Phase.ORPHANED:
-                    self._ending.collector_is_at(stream, offset)
-                self._trim(stream)
-            case Acked(_, offset):
-                stream.take_ack(offset)
+                    stream.due_s = 0.0  # Now it can be closed.
                 self._trim(stream)
             case Delivered():
                 self._leave(stream)
@@ -284,14 +274,7 @@ class Streams:
 
     def _trim(self, stream: Stream) -> None:
         """Delete the segments that are sealed and acknowledged, but for the last."""
-        if stream.spilling:
-            return
-        bases = [
-            base
-            for base in stream.tail.bases[:-1]
-            if (sealed := stream.tail.sealed_until(base)) is not None and sealed <= stream.acked
-        ]
-        if not bases:
+        if stream.spilling or not (bases := stream.acknowledged_bases()):
             return
         acked = max(stream.state.acked, stream.acked)
         stream.state = replace(stream.state, acked=acked, store_id=self._store_id)
@@ -310,7 +293,7 @@ class Streams:
         while len(self._delivered) > DELIVERED_REMEMBERED_MAX:
             self._delivered.popitem(last=False)
         self._delivered_count += 1
-        if self._remove_folders(stream.session):
+        if remove_folders(self._folders_of(stream.session)):
             self._forget(stream)
 
     def _refuse(self, stream: Stream, reason: pb.RefusedReason.ValueType, message: str) -> None:
@@ -323,11 +306,6 @@ class Streams:
 
     def _folders_of(self, session: str) -> tuple[Path, Path]:
         return self._folders.hot_stream(session), self._folders.cold_stream(session)
-
-    def _remove_folders(self, session: str) -> bool:
-        hot, cold = self._folders_of(session)
-        gone = remove_folder(hot)
-        return remove_folder(cold) and gone
 
     def _forget(self, stream: Stream) -> None:
         self._states.remove(stream.session)
@@ -364,14 +342,13 @@ class Streams:
 
     def spill_jobs(self, now_s: float, *, everything: bool = False) -> list[Job]:
         """What to carry out now. Each job's outcome must come back by `spilled`."""
-        jobs = []
-        free = self._free_bytes()
+        jobs: list[Job] = []
+        free = free_bytes(self._folders.cold, leave=self._cold_free_bytes_min)
         for stream in self._streams.values():
             if stream.spilling or stream.phase is Phase.REFUSED:
                 continue
             if stream.is_overdue(now_s) or (everything and stream.tail.end > stream.acked):
-                job = stream.spill_job(free)
-                if job is not None:
+                if (job := stream.spill_job(free)) is not None:
                     stream.spilling = True
                     jobs.append(job)
         return jobs
@@ -397,13 +374,6 @@ class Streams:
             self._leave(stream)
         else:
             self._trim(stream)
-
-    def _free_bytes(self) -> int:
-        try:
-            found = os.statvfs(self._folders.cold)
-        except OSError:
-            return 0
-        return max(0, found.f_bavail * found.f_frsize - self._cold_free_bytes_min)
 
     # How it stands.
 

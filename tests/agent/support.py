@@ -45,7 +45,8 @@ def make_folders(root: Path) -> Folders:
     folders = Folders(root / "hot", root / "cold")
     for folder in (folders.hot, folders.cold):
         (folder / STREAMS).mkdir(parents=True, exist_ok=True)
-        folder.chmod(0o700)
+        for each in (folder, folder / STREAMS):
+            each.chmod(0o700)
     return folders
 
 
