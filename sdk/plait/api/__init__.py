@@ -13,9 +13,9 @@ from __future__ import annotations
 try:
     import grpc as _grpc  # noqa: F401
     import pyarrow as _pyarrow  # noqa: F401
-except ImportError as missing:
-    raise ImportError(
-        f"reading runs needs the extra query: pip install 'plait[query]' ({missing})"
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError(
+        f"reading runs needs {missing.name}: pip install 'plait[query]'", name=missing.name
     ) from missing
 
 from plait.api.client import Api
