@@ -224,8 +224,7 @@ class Streams:
             self._refusals.take(stream.session, folder, stream.sealed_names())
 
     def _lives(self, session: str) -> bool:
-        alive = self._folders.hot_stream(session) / ALIVE
-        return session in self._own or self._is_alive(alive)
+        return session in self._own or self._is_alive(self._folders_of(session)[0] / ALIVE)
 
     def _tell_growth(self, stream: Stream) -> None:
         if stream.tail.end > stream.reported_end:
@@ -347,10 +346,10 @@ class Streams:
         for stream in self._streams.values():
             if stream.spilling or stream.phase is Phase.REFUSED:
                 continue
-            if stream.is_overdue(now_s) or (everything and stream.tail.end > stream.acked):
-                if (job := stream.spill_job(free)) is not None:
-                    stream.spilling = True
-                    jobs.append(job)
+            wanted = stream.is_overdue(now_s) or (everything and stream.tail.end > stream.acked)
+            if wanted and (job := stream.spill_job(free)) is not None:
+                stream.spilling = True
+                jobs.append(job)
         return jobs
 
     def carry_out(self, job: Job) -> Outcome:
