@@ -98,7 +98,9 @@ class RunReader:
         schemas = await self._schemas(order)
         return await self._written(order, schemas, keys)
 
-    async def events(self, order: LabelOrder, kinds: Sequence[int]) -> AsyncIterator[query_pb2.Event]:
+    async def events(
+        self, order: LabelOrder, kinds: Sequence[int]
+    ) -> AsyncIterator[query_pb2.Event]:
         """A label's records of some kinds that are no rows, in its order."""
         for place in order.places:
             rows = await self._store.lifted([place.session], kinds)
@@ -206,7 +208,8 @@ def _known(row: LiftedRow, places: dict[str, Place]) -> bool:
 
 def _known_gap(gap: GapRow, places: dict[str, Place]) -> bool:
     """Whether a gap was there at the first look. One of no bytes at the very end was, or is new."""
-    return max(gap.end, gap.offset) <= places[gap.session].row.next_offset
+    end = places[gap.session].row.next_offset
+    return gap.offset < end if gap.total is not None else gap.end <= end
 
 
 def _event(label: str, place: Place, record: Said, anchor: int | None) -> query_pb2.Event:

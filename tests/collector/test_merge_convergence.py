@@ -3,78 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.fold import SECOND, Fold, Piece, Writer, meta, session_id
-from tests.support.reading import answer_bytes
-
-KEYS = st.sampled_from(["loss", "acc", "step", "ü"])
-NUMBERS = st.sampled_from([0.0, -0.0, 1.5, float("nan"), float("inf"), -float("inf"), 1e-300])
-STEPS = st.none() | st.integers(-3, 12)
-VALUES = st.none() | st.integers(-2, 2) | st.text(max_size=2) | st.just([1, {"a": None}])
-
-Act = Callable[[Writer], Any]
-ACTS: st.SearchStrategy[Act] = st.one_of(
-    st.tuples(STEPS, st.dictionaries(KEYS, NUMBERS, max_size=3)).map(
-        lambda row: lambda writer: writer.row(row[0], **row[1])
-    ),
-    st.dictionaries(KEYS, VALUES, max_size=2).map(lambda v: lambda writer: writer.config(**v)),
-    st.dictionaries(KEYS, VALUES, max_size=2).map(lambda v: lambda writer: writer.summary(**v)),
-    st.tuples(KEYS, st.sampled_from(["min", "max", "mean", "first", "last", "none", "odd"])).map(
-        lambda v: lambda writer: writer.define(*v)
-    ),
-    st.integers(0, 3).map(lambda n: lambda writer: writer.gap(n, n)),
-    st.sampled_from(["finished", "failed"]).map(lambda s: lambda writer: writer.finish(0, s)),
-    st.integers(1, 90).map(lambda s: lambda writer: _wait(writer, s)),
-)
-
-
-def _wait(writer: Writer, seconds: int) -> None:
-    writer.now_ns += seconds * SECOND
-
-
-@st.composite
-def runs(draw: st.DrawFn) -> list[Writer]:
-    """A few sessions of a few labels: restarts, branches, orphans, on hosts with clocks."""
-    writers = []
-    for number in range(1, draw(st.integers(1, 6)) + 1):
-        parent = draw(st.sampled_from([0, 0, 0, 1, 2, number, 9]))
-        fields: dict[str, Any] = {
-            "label": draw(st.sampled_from(["0", "0", "2", "10"])),
-            "parent": session_id(parent) if parent else "",
-            "restart_count": draw(st.integers(0, 1)),
-            "started_ns": draw(st.integers(1, 60)) * SECOND,
-            "host": draw(st.sampled_from(["a", "b"])),
-            "primary": draw(st.integers(0, 5)) == 0,
-            "group": draw(st.sampled_from(["", "g", "h"])),
-        }
-        writer = Writer(meta(number, **fields), segment_bytes=draw(st.sampled_from([200, 2000])))
-        for act in draw(st.lists(ACTS, max_size=12)):
-            act(writer)
-        if draw(st.booleans()):
-            writer.crash()
-        writers.append(writer)
-    return writers
-
-
-def deliver(writers: list[Writer], rng: random.Random) -> Fold:
-    """Deliver the streams' records in some interleaving, cut somewhere between records."""
-    fold = Fold()
-    left = {at: list(writer.pieces) for at, writer in enumerate(writers)}
-    rng.shuffle(order := list(left))
-    for at in order:
-        fold.open(writers[at].meta)
-    while left := {at: pieces for at, pieces in left.items() if pieces}:
-        at = rng.choice(list(left))
-        frame: list[Piece] = [left[at].pop(0)]
-        while left[at] and left[at][0].segment_base == frame[0].segment_base and rng.random() < 0.7:
-            frame.append(left[at].pop(0))
-        fold.append(writers[at].meta, frame)
-    return fold
+from plait_collector.attempts import order_run
+from plait_collector.history import blocks, effective_table
+from plait_collector.run_reader import RunReader
+from plait_collector.store import Open
+from tests.support.changes import append_of
+from tests.support.fold import Fold, Writer
+from tests.support.generated_runs import deliver, frames, runs
+from tests.support.memory_store import MemoryStore
+from tests.support.reading import answer_bytes, table, view
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -85,3 +26,25 @@ def test_any_interleaving_gives_the_same_answers(writers: list[Writer], seed: in
     first = answer_bytes(Fold().add(*writers))
     assert answer_bytes(deliver(writers, rng)) == first
     assert answer_bytes(deliver(writers, rng)) == first
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(runs(), st.integers(0, 2**32))
+async def test_what_ingest_kept_gives_the_same_answers(writers: list[Writer], seed: int) -> None:
+    """Through the real scan and a store, frame by frame, the answers are the plain reading's."""
+    store = MemoryStore()
+    store.commit_now([Open(writer.meta) for writer in writers])
+    for writer, frame in frames(writers, random.Random(seed)):
+        payload = b"".join(piece.payload for piece in frame)
+        base = frame[0].segment_base
+        change = append_of(writer.meta.session, frame[0].offset, payload, base=base)
+        store.commit_now([change])
+    fold = Fold().add(*writers)
+    assert await store.streams("p", "r") == fold.rows()
+    reader = RunReader(store)
+    labels = await reader.labels("p", "r")
+    assert labels == order_run(fold.rows())
+    assert await reader.view("p", "r", labels) == view(fold)
+    for order in labels:
+        answer = blocks(order.label, effective_table(await reader.written(order, None)))
+        assert list(answer) == list(blocks(order.label, table(fold, order.label)))
