@@ -146,8 +146,10 @@ class Node:
     def reboot(self) -> None:
         """Lose the power: memory is empty, the disk is as it was synced, nobody is alive."""
         self.lose_link(linger=self.rng.random() < 0.5)
+        synced = {status.session: status.spilled for status in self.streams.status()}
         for rank in self.ranks:
             rank.alive = False
+            rank.synced = synced.get(rank.session, 0)
         self.past += self.ranks
         self.ranks = []
         for path in sorted(self.folders.hot.rglob("*"), reverse=True):

@@ -30,6 +30,8 @@ class Rank:
         self.truth = bytearray()
         self.rows = 0
         self.alive = True
+        self.synced = 0
+        """What the agent had promised to survive a power loss, when there was one."""
         self.step = 0
         self.bases: list[int] = []
         self.damaged: int | None = None

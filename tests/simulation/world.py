@@ -235,6 +235,8 @@ class World:
             at = stop
             if payload is None:
                 assert self._may_gap(rank, rebooted), "a gap that no fault explains"
+                kept = offset >= rank.synced or self.collector.epoch or rank.damaged is not None
+                assert kept, "what was synced is lost"
                 continue
             rows += sum(record.kind is Kind.ROW for record in records.scan(payload))
             if payload != truth[offset:stop]:
@@ -242,8 +244,9 @@ class World:
                 assert _is_closing(payload), "bytes that nobody wrote"
         assert at == store.next_offset(session)
         assert rows == store.rows(session), "rows are counted wrong"
-        if faithful and not rebooted:
-            assert at >= len(truth), "delivered, and not whole"
+        if faithful:
+            promised = rank.synced if rebooted else len(truth)
+            assert at >= promised, "delivered, and not whole"
         if faithful:
             assert store.is_finished(session), "delivered, and its end is not known"
 
