@@ -68,24 +68,24 @@ class Quota:
 
 def used_bytes(streams: Path) -> int:
     """What the files of all streams in a folder take, in bytes."""
-    try:
-        sessions = [entry.path for entry in os.scandir(streams) if entry.is_dir()]
-    except FileNotFoundError:
-        return 0
-    return sum(_files_bytes(Path(session)) for session in sessions)
+    return sum(_files_bytes(streams / session) for session in _listed(streams))
 
 
 def _files_bytes(folder: Path) -> int:
     used = 0
-    try:
-        for entry in os.scandir(folder):
-            try:
-                used += entry.stat(follow_symlinks=False).st_blocks * 512
-            except FileNotFoundError:  # Acknowledged and deleted since it was listed.
-                continue
-    except FileNotFoundError:
-        return used
+    for name in _listed(folder):
+        try:
+            used += os.stat(folder / name, follow_symlinks=False).st_blocks * 512
+        except FileNotFoundError:  # Acknowledged and deleted since it was listed.
+            continue
     return used
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def cgroup_headroom_bytes(root: Path = Path("/")) -> int | None:

@@ -97,9 +97,12 @@ class RecordLog:
         """Stream offset behind the last record, in bytes."""
         return self.segment.end
 
+    def begin(self) -> None:
+        """Forget the last entry: was_placed() is about the next one."""
+        self._target = 0
+
     def place(self, entry: Entry) -> bool:
         """Write an entry's records. False: one of them was dropped, and counted."""
-        self._target = 0
         step, flags = entry.step, 0
         if step is None:
             step, flags = self.next_step, FLAG_AUTOMATIC_STEP
@@ -265,10 +268,14 @@ class RecordLog:
             old.limit = old.size
             old.append(pack_schema(0, ()))
             old.limit = old.position
+        # From here on nothing more goes in: were this interrupted once the new file is there, its
+        # base would not be the end of this one.
+        limit, old.limit = old.limit, old.position
         needed += SEGMENT_HEADER_BYTES
         size = max(self._next_size, aligned_to_page(needed))
         new = self.files.create(old.end, size, needed, urgent=urgent)
         if new is None:
+            old.limit = limit
             self._retry_at_s = monotonic() + self._quota.retry_interval_s
             return False
         # All that belongs to a segment hangs on it, so that this one store is the roll.

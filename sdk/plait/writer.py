@@ -138,12 +138,13 @@ class Writer:
                     position = segment.position
                     end = position + plan.size
                     # Since then another thread may have rolled the segment, counted this step, or
-                    # changed the dict between its keys and its values.
+                    # changed the dict between its keys and its values; earlier calls may wait.
                     if (
                         end <= segment.limit
                         and segment is log.segment
                         and (step is not None or at == log.next_step)
                         and len(row) == plan.size
+                        and not self._deferred
                     ):
                         # As Segment.append does, and in this order for the same reasons.
                         segment.view[position:end] = row
@@ -245,6 +246,7 @@ class Writer:
         kept = False
         try:
             with self._lock:
+                self._drain_held()
                 kept = self._place(entry)
         except BaseException:
             self._unwind()
@@ -281,18 +283,23 @@ class Writer:
             return  # The outer call will.
         try:
             with self._lock:
-                while self._deferred:
-                    try:
-                        self._place(self._deferred[0])
-                    except BaseException:
-                        if self._log.was_placed():
-                            self._deferred.popleft()
-                        raise
-                    self._deferred.popleft()
+                self._drain_held()
         except BaseException:
             self._unwind()
             raise
         self._say_drops()
+
+    def _drain_held(self) -> None:
+        """Under the lock: write what waits, in its order, each once even if interrupted."""
+        while self._deferred:
+            self._log.begin()
+            try:
+                self._place(self._deferred[0])
+            except BaseException:
+                if self._log.was_placed():
+                    self._deferred.popleft()
+                raise
+            self._deferred.popleft()
 
     def _unwind(self) -> None:
         """After an interruption of a call that was not within another: no lock is left held."""
