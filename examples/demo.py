@@ -3,11 +3,12 @@
     make demo
 
 Promise: whatever happens, an error and Ctrl-C included, every process started here is ended. What
-the collector stored is kept in demo-data/, so that one can go on looking at it.
+the collector stored is kept in demo-data/ (or --data), so that one can go on looking at it.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import re
@@ -21,13 +22,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
 import plait
 
 ROOT = Path(__file__).resolve().parent.parent
-KEPT = ROOT / "demo-data"
 RANKS = 4
 START_WITHIN_S = 60.0
 STOP_WITHIN_S = 20.0
@@ -141,16 +142,16 @@ def collector_and_agent(logs: Path, data: Path) -> Iterator[dict[str, str]]:
         }
 
 
-def demo() -> None:
-    """Start everything, train, read back, print."""
+def demo(kept: Path) -> None:
+    """Start everything, train, read back, print. Logs and data are in `kept`."""
     run_id = time.strftime("demo-%Y%m%d-%H%M%S")
-    KEPT.mkdir(exist_ok=True)
-    with collector_and_agent(KEPT, KEPT / "collector") as environment:
+    kept.mkdir(parents=True, exist_ok=True)
+    with collector_and_agent(kept, kept / "collector") as environment:
         console.print(f"A collector listens on {environment['PLAIT_COLLECTOR']}, and an agent")
         console.print(f"relays to it what ranks write into {environment['PLAIT_HOT_DIR']}.")
-        train(run_id, environment)
+        train(run_id, kept / "training.log", environment)
         show(environment["PLAIT_COLLECTOR"], run_id)
-    say_what_next(run_id)
+    say_what_next(run_id, kept / "collector")
 
 
 def bound_address(ready: str) -> str:
@@ -161,11 +162,11 @@ def bound_address(ready: str) -> str:
     return found[1]
 
 
-def train(run_id: str, environment: dict[str, str]) -> None:
+def train(run_id: str, log: Path, environment: dict[str, str]) -> None:
     """Run examples/digits.py to its end."""
     one_core_each = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     command = [str(ROOT / "examples" / "digits.py"), "--ranks", str(RANKS), "--id", run_id]
-    with running(KEPT / "training.log", command, environment | one_core_each) as training:
+    with running(log, command, environment | one_core_each) as training:
         with console.status(f"{RANKS} ranks train on handwritten digits, into digits/{run_id} …"):
             code = training.process.wait()
         if code:
@@ -183,29 +184,24 @@ def show(address: str, run_id: str) -> None:
         console.print(f"On digits that no rank trained on, {accuracy:.1%} are read right.\n")
         labels = Table("label", "state", "last step", "rows", "loss", title="What each rank logged")
         for name, label in run.labels.items():
-            losses = [row["loss"] for row in loss.to_pylist() if row["label"] == name]
-            labels.add_row(
-                name, label.state, str(label.last_step), str(label.rows), f"{losses[-1]:.4f}"
-            )
+            last = loss.filter(pc.field("label") == name)["loss"][-1].as_py()
+            labels.add_row(name, label.state, str(label.last_step), str(label.rows), f"{last:.4f}")
         console.print(labels)
     across = Table("step", "labels", "min", "mean", "max", title="The loss across the ranks")
     steps = loss.group_by("step").aggregate(
-        [("label", "count"), ("loss", "min"), ("loss", "mean"), ("loss", "max")]
+        [("loss", "count"), ("loss", "min"), ("loss", "mean"), ("loss", "max")]
     )
     rows = steps.sort_by("step").to_pylist()
     for at in range(SHOWN_STEPS):
         row = rows[at * (len(rows) - 1) // (SHOWN_STEPS - 1)]
         values = [f"{row[f'loss_{what}']:.4f}" for what in ("min", "mean", "max")]
-        across.add_row(str(row["step"]), f"{row['label_count']} of {len(run.labels)}", *values)
+        across.add_row(str(row["step"]), f"{row['loss_count']} of {len(run.labels)}", *values)
     console.print(across)
 
 
-def say_what_next(run_id: str) -> None:
+def say_what_next(run_id: str, data: Path) -> None:
     """Commands that go on from here."""
-    kept = (KEPT / "collector").relative_to(ROOT)
-    programs = Path(sys.executable).parent
-    if programs.is_relative_to(ROOT):
-        programs = programs.relative_to(ROOT)
+    kept, programs = (as_typed(path) for path in (data, Path(sys.executable).parent))
     console.print(f"\nAll that was started has ended. The data is in [bold]{kept}[/].")
     commands = {
         "Serve it again:": [f"plait collector --data {kept}"],
@@ -215,13 +211,19 @@ def say_what_next(run_id: str) -> None:
         ],
         "Or train once more, beside an agent:": [
             "plait agent",
-            "python examples/digits.py --id exp-2",
+            f"python {as_typed(ROOT / 'examples' / 'digits.py')} --id exp-2",
         ],
     }
     for what, lines in commands.items():
         console.print(what)
         for line in lines:
             console.print(f"  {programs}/{line}", highlight=False, soft_wrap=True)
+
+
+def as_typed(path: Path) -> str:
+    """A path as one types it here: relative, where it is below the folder one is in."""
+    path = path.absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def asked_to_stop(number: int, frame: object) -> NoReturn:
@@ -231,10 +233,13 @@ def asked_to_stop(number: int, frame: object) -> NoReturn:
 
 def main() -> int:
     """Run the demo; the answer is the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--data", type=Path, default=ROOT / "demo-data", help="what is kept")
+    arguments = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, asked_to_stop)
     try:
-        demo()
+        demo(arguments.data.absolute())
     except DemoError as error:
         console.print(f"The demo failed: {error}", style="red", markup=False)
         return 1
