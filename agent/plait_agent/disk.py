@@ -6,9 +6,15 @@ A simulator gives a Disk of its own and so knows what a power loss would leave.
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 from pathlib import Path
 from typing import Final
+
+_RENAMEAT2: Final = ctypes.CDLL(None, use_errno=True).renameat2
+_AT_FDCWD: Final = -100
+_NOREPLACE: Final = 1
 
 
 class Disk:
@@ -63,6 +69,26 @@ def write_file(path: Path, data: bytes, *, disk: Disk | None) -> None:
         os.rename(temporary, path)
     else:
         disk.rename_synced(temporary, path)
+
+
+def rename_new(source: Path, target: Path) -> bool:
+    """Give source the name target, unless that is taken.
+
+    Returns:
+        Whether it was free.
+    """
+    code = _RENAMEAT2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _NOREPLACE)
+    if code == 0:
+        return True
+    number = ctypes.get_errno()
+    if number == errno.EEXIST:
+        return False
+    if number not in (errno.EINVAL, errno.ENOSYS):  # An old file system may not know the flag.
+        raise OSError(number, os.strerror(number), str(target))
+    if target.exists():
+        return False
+    os.rename(source, target)
+    return True
 
 
 def make_folder(path: Path, *, disk: Disk) -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Container
+from pathlib import Path
 from typing import Final
 
 from plait_agent.meta import BadMeta, parse_meta
@@ -22,6 +24,9 @@ log = logging.getLogger(__name__)
 
 FOUND_PER_POLL_MAX: Final = 64
 """Streams taken in at one poll: each costs a sync."""
+UNFINISHED_S: Final = 60.0
+"""A writer makes its folder under another name, within this time."""
+_UNFINISHED: Final = re.compile(r"\.[0-9a-f]{32}\.tmp")
 
 
 class Limbo:
@@ -47,6 +52,7 @@ class Finder:
         self._stamp: tuple[int, ...] = ()
         self._again = True
         self._limbo: dict[str, float] = {}
+        self._unfinished: dict[str, float | None] = {}
         self._ignored: set[str] = set()
 
     def look_again(self) -> None:
@@ -71,18 +77,32 @@ class Finder:
             except FileNotFoundError:
                 continue
         self._ignored &= names
-        for name in [name for name in self._limbo if name not in names]:
-            del self._limbo[name]
+        for known_names in (self._limbo, self._unfinished):
+            for name in [name for name in known_names if name not in names]:
+                known_names.pop(name)
         fresh = sorted(n for n in names if n not in known and n not in self._ignored)
         for name in [name for name in fresh if not is_session(name)]:
+            fresh.remove(name)
+            if _UNFINISHED.fullmatch(name):
+                self._unfinished.setdefault(name, None)
+                continue
             log.warning("not a stream's folder, left alone: name=%r", name)
             self._ignored.add(name)
-            fresh.remove(name)
         if len(fresh) > FOUND_PER_POLL_MAX:
             self._again = True
         # Those in limbo stand back, so that they hold up nobody.
         fresh.sort(key=self._limbo.__contains__)
         return fresh[:FOUND_PER_POLL_MAX]
+
+    def abandoned(self, now_s: float) -> list[Path]:
+        """Folders that a writer began to make so long ago that it must have died over it."""
+        found = []
+        for name, first_s in self._unfinished.items():
+            if first_s is None:
+                self._unfinished[name] = now_s
+            elif now_s - first_s >= UNFINISHED_S:
+                found.append(self._roots[0] / name)
+        return found
 
     def read_meta(self, session: str) -> types_pb2.StreamMeta | Limbo | str:
         """What a stream is; Limbo: its folder does not say yet; a text: why it is refused."""

@@ -22,7 +22,7 @@ from typing import Final
 
 import google_crc32c
 
-from plait_agent.disk import Disk, make_folder, write_file
+from plait_agent.disk import Disk, make_folder, rename_new, write_file
 from plait_agent.safe import Unsafe, open_file, read_file
 from plait_agent.state import Mark
 from plaitwire.folders import META, segment_name
@@ -30,6 +30,8 @@ from plaitwire.limits import META_BYTES_MAX, SEGMENT_HEADER_BYTES
 from plaitwire.records import Damaged, pack_segment_header, unpack_segment_header
 
 _COPY_BYTES: Final = 256 * 1024
+_TRIES: Final = 3
+"""A writer that moves its files to disk itself may do so between two of our calls."""
 
 
 class _Short(Exception):
@@ -146,33 +148,51 @@ def _sync_from(
 ) -> Mark:
     target = job.cold / segment_name(piece.base)
     if not (copy and piece.in_hot):
-        crc = known.crc32c
-        for data in _bytes_of(source, piece.base, known.offset, piece.end):
-            crc = google_crc32c.extend(crc, data)
-        disk.sync_file(source, target)
-        disk.sync_folder(job.cold)
-        return Mark(piece.base, piece.end, crc)
-    held = _held(job.cold, piece.base, uid)
-    if held is None:
-        known = Mark(piece.base, piece.base, 0)
-        return _copy_new(source, target, piece, disk=disk)
-    if held >= piece.end and known.offset >= piece.end:
-        return known
-    # What cold holds beyond the mark was not synced, or by another life of ours: written again.
+        return _sync_in_place(source, target, piece, known, disk=disk)
+    for _ in range(_TRIES):
+        try:
+            with open_file(job.cold, target.name, uid=uid, writable=True) as descriptor:
+                return _append(source, descriptor, target, piece, known, disk=disk)
+        except FileNotFoundError:
+            mark = _copy_new(source, target, piece, disk=disk)
+            if mark is not None:
+                return mark
+    raise OSError(f"{target} comes and goes")
+
+
+def _sync_in_place(source: int, target: Path, piece: Piece, known: Mark, *, disk: Disk) -> Mark:
     crc = known.crc32c
-    with open_file(job.cold, target.name, uid=uid, writable=True) as descriptor:
-        at = known.offset
-        for data in _bytes_of(source, piece.base, known.offset, piece.end):
-            crc = google_crc32c.extend(crc, data)
-            _write_at(descriptor, data, SEGMENT_HEADER_BYTES + at - piece.base)
-            at += len(data)
-        _write_at(descriptor, pack_segment_header(piece.base, piece.end - piece.base), 0)
-        disk.sync_file(descriptor, target)
+    for data in _bytes_of(source, piece.base, known.offset, piece.end):
+        crc = google_crc32c.extend(crc, data)
+    disk.sync_file(source, target)
+    disk.sync_folder(target.parent)
     return Mark(piece.base, piece.end, crc)
 
 
-def _copy_new(source: int, target: Path, piece: Piece, *, disk: Disk) -> Mark:
-    temporary = target.with_name(f".{target.name}.tmp")
+def _append(
+    source: int, descriptor: int, target: Path, piece: Piece, known: Mark, *, disk: Disk
+) -> Mark:
+    held = _held(descriptor, piece.base)
+    if held >= piece.end:  # All there, or more: its writer has moved it. Never cut it back.
+        if known.offset >= piece.end:
+            return known
+        return _sync_in_place(descriptor, target, piece, known, disk=disk)
+    if held < known.offset:
+        known = Mark(piece.base, piece.base, 0)
+    # What it holds beyond the mark was not synced, or by another life of ours: written again.
+    crc, at = known.crc32c, known.offset
+    for data in _bytes_of(source, piece.base, known.offset, piece.end):
+        crc = google_crc32c.extend(crc, data)
+        _write_at(descriptor, data, SEGMENT_HEADER_BYTES + at - piece.base)
+        at += len(data)
+    _write_at(descriptor, pack_segment_header(piece.base, piece.end - piece.base), 0)
+    disk.sync_file(descriptor, target)
+    return Mark(piece.base, piece.end, crc)
+
+
+def _copy_new(source: int, target: Path, piece: Piece, *, disk: Disk) -> Mark | None:
+    """Copy what cold does not have; None: its writer was there first."""
+    temporary = target.with_name(f".{target.name}.spill")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(temporary, flags, 0o600)
     try:
@@ -185,18 +205,20 @@ def _copy_new(source: int, target: Path, piece: Piece, *, disk: Disk) -> Mark:
         disk.sync_file(descriptor, temporary)
     finally:
         os.close(descriptor)
-    disk.rename_synced(temporary, target)
+    if not rename_new(temporary, target):
+        os.unlink(temporary)
+        return None
+    disk.sync_folder(target.parent)
     return Mark(piece.base, piece.end, crc)
 
 
-def _held(cold: Path, base: int, uid: int) -> int | None:
-    """Stream offset up to which cold has the segment; None where it must be copied whole."""
+def _held(descriptor: int, base: int) -> int:
+    """Stream offset up to which a copy has the segment; its base where it is no good."""
     try:
-        with open_file(cold, segment_name(base), uid=uid) as descriptor:
-            named, committed = unpack_segment_header(os.pread(descriptor, SEGMENT_HEADER_BYTES, 0))
-    except (FileNotFoundError, Damaged):
-        return None
-    return base + committed if named == base else None
+        named, committed = unpack_segment_header(os.pread(descriptor, SEGMENT_HEADER_BYTES, 0))
+    except Damaged:
+        return base
+    return base + committed if named == base else base
 
 
 def _bytes_of(descriptor: int, base: int, offset: int, end: int) -> list[bytes]:

@@ -140,6 +140,8 @@ class Streams:
         self._own.discard(session)
 
     def _find(self, now_s: float) -> None:
+        abandoned = self._finder.abandoned(now_s)
+        remove_folders(tuple(f for f in abandoned if not self._is_alive(f / ALIVE)))
         for session in self._finder.new(self._streams.keys()):
             found = self._finder.read_meta(session)
             if isinstance(found, types_pb2.StreamMeta):
@@ -327,8 +329,6 @@ class Streams:
         stream = self._streams.get(session)
         return stream.tail.checksum(offset, end) if stream is not None else None
 
-    # To disk.
-
     def spill(self, now_s: float, *, everything: bool = False) -> None:
         """Copy to disk and sync what has been waiting for too long; then free the memory.
 
@@ -390,10 +390,9 @@ class Streams:
 
     def statistics(self) -> StreamsStatistics:
         """The streams together."""
-        wanted = [s for s in self._streams.values() if s.phase is not Phase.REFUSED]
         return StreamsStatistics(
             streams=len(self._streams),
-            unfinished=len(wanted),
+            unfinished=sum(s.phase is not Phase.REFUSED for s in self._streams.values()),
             delivered=self._delivered_count,
             refusals=self._refusals.statistics(),
             spill_errors=self._spill_errors,

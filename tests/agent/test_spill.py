@@ -310,7 +310,7 @@ def test_a_full_disk_keeps_the_memory(folders: Folders, life: Life) -> None:
         full = False
 
         def sync_file(self, descriptor: int, path: Path) -> None:
-            if self.full and path.name.endswith(".log.tmp"):
+            if self.full and path.name.endswith(".spill"):
                 raise OSError(28, "No space left on device")
             super().sync_file(descriptor, path)
 
@@ -358,3 +358,38 @@ def test_a_stream_that_leaves_during_a_job_leaves_nothing(folders: Folders, life
     assert streams.status() == []
     assert not folders.cold_stream(writer.session).exists()
     assert not writer.folder.exists()
+
+
+@pytest.mark.parametrize("when", ["before", "between", "during"])
+def test_a_writer_that_moves_to_disk_itself_is_not_undone(
+    folders: Folders, life: Life, when: str
+) -> None:
+    """A writer that moves hot to cold at its end is not cut back by a job of ours."""
+    writer = Writer(folders, life=life)
+    writer.rows(range(3))
+    cold = folders.cold_stream(writer.session)
+
+    def move() -> None:
+        writer.write(finish())
+        cold.mkdir(exist_ok=True)
+        shutil.copy(writer.path, cold / writer.path.name)
+        if when != "between":
+            writer.path.unlink()
+
+    class Meddled(Disk):
+        def sync_file(self, descriptor: int, path: Path) -> None:
+            super().sync_file(descriptor, path)
+            if when == "during" and path.name.endswith(".spill"):
+                move()
+
+    streams = agent(folders, life, disk=Meddled())
+    streams.poll(0.0)
+    (job,) = streams.spill_jobs(0.0, everything=True)
+    if when != "during":
+        move()
+    outcome = streams.carry_out(job)
+    streams.spilled(outcome)
+    writer.path.unlink(missing_ok=True)
+    writer.die()
+    assert events_of(streams.poll(0.2), Ended) == [Ended(writer.session, writer.end)]
+    assert collect(streams, writer.session) == (writer.written, [])
