@@ -26,11 +26,13 @@ test: $(INSTALLED) ## Run the tests. ARGS="tests/sdk -x" runs some of them.
 	@echo "Next: make check"
 
 check: $(INSTALLED) ## Formatting, lint, types, who imports whom, generated code in step.
-	@$(BIN)/ruff format --check --quiet . || { echo "Next: $(BIN)/ruff format ."; exit 1; }
-	@$(BIN)/ruff check --quiet .
-	@$(BIN)/mypy
-	@$(BIN)/lint-imports
-	@$(BIN)/python proto/generate.py --check
+	@failed=""; \
+	$(BIN)/ruff format --check --quiet . || failed+=" format ($(BIN)/ruff format . mends it)"; \
+	$(BIN)/ruff check --quiet . || failed+=" lint"; \
+	$(BIN)/mypy || failed+=" types"; \
+	$(BIN)/lint-imports || failed+=" imports"; \
+	$(BIN)/python proto/generate.py --check || failed+=" generated-code"; \
+	if [ -n "$$failed" ]; then echo "Not as it should be:$$failed"; exit 1; fi
 	@echo "All checks passed. Next: commit."
 
 lock: ## Make requirements.lock again from pyproject.toml. LOCK_ARGS=--upgrade takes newer releases.
