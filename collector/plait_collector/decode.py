@@ -110,8 +110,8 @@ class Decoder:
         return self._anchor
 
     def decoded(self) -> Decoded:
-        """What was read so far."""
-        blocks = tuple(_joined(keys, parts) for keys, parts in self._parts.items())
+        """What was read, each row once: the decoder lets go of it."""
+        blocks = tuple(_joined(keys, self._parts.pop(keys)) for keys in list(self._parts))
         return Decoded(blocks, self._anchor, self._bad)
 
     def _gather(self, chunk: Chunk, words: Words, head: int, runs: list[tuple[int, int]]) -> None:

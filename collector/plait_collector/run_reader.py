@@ -27,7 +27,7 @@ from plaitwire.v1 import query_pb2
 
 BATCH_BYTES: Final = 4 * MIB
 """Frames that one thread call decodes."""
-VALUES_BYTES_MAX: Final = 128 * MIB
+VALUES_BYTES_MAX: Final = 64 * MIB
 """Values of a label that are looked at together for its summary."""
 FACTS_MAX: Final = 200_000
 """Facts of keys that are kept, so that what did not change is not decoded again."""
@@ -146,7 +146,7 @@ class RunReader:
             decoder = Decoder(own, keys=keys, end=place.row.next_offset)
             async for batch in self._batches(place):
                 await asyncio.to_thread(_feed, decoder, batch)
-            sessions.append((place, decoder.decoded()))
+            sessions.append((place, await asyncio.to_thread(decoder.decoded)))
         self._bad += sum(decoded.bad for _, decoded in sessions)
         return await asyncio.to_thread(_rows_of, sessions)
 

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
+from plait_collector import run_reader
 from plait_collector.liveness import Heard
 from plait_collector.store import Chunk, LiftedRow, StoreUnavailable, StreamRow
 from plaitwire.records import FLAG_AUTOMATIC_STEP, Kind
@@ -286,3 +287,23 @@ async def test_label_is_read_while_no_other_is_held() -> None:
         assert first.label == "1"
         assert len(opened) < 3
         call.cancel()
+
+
+async def test_summary_of_a_large_label_is_made_a_few_keys_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However few keys are looked at together, the answer is the same."""
+    monkeypatch.setattr(run_reader, "VALUES_BYTES_MAX", 1)
+    fold = three_labels()
+    async with stub_for(FoldStore(fold)) as stub:
+        run = await stub.GetRun(query_pb2.GetRunRequest(project="p", run="r"))
+    assert run.view == view(fold)
+
+
+async def test_kept_facts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept of labels seen long ago makes room."""
+    monkeypatch.setattr(run_reader, "FACTS_MAX", 3)
+    reader = run_reader.RunReader(FoldStore(three_labels()))
+    for _ in range(2):
+        await reader.view("p", "r", await reader.labels("p", "r"))
+        assert reader.statistics().facts_kept <= 3
