@@ -128,8 +128,9 @@ def order_label(label: str, rows: Sequence[StreamRow]) -> LabelOrder:
     by_session = {row.meta.session: row for row in rows}
     branches: defaultdict[str, list[StreamRow]] = defaultdict(list)
     leading = []
+    ancestors = _ancestors(by_session)
     for row in rows:
-        ancestor = _ancestor(row, by_session)
+        ancestor = ancestors[row.meta.session]
         if ancestor == row.meta.session:
             leading.append(row)
         else:
@@ -180,19 +181,29 @@ def _drafts(leading: Sequence[StreamRow]) -> list[_Draft]:
     return drafts
 
 
-def _ancestor(row: StreamRow, by_session: Mapping[str, StreamRow]) -> str:
-    """The session whose attempt this one stands in: its root, else the first orphan on the way.
+def _ancestors(by_session: Mapping[str, StreamRow]) -> dict[str, str]:
+    """For each session the one in whose attempt it stands: its root, or the first orphan above.
 
-    Sessions that claim to descend from each other in a circle are orphans, all of them.
+    Sessions that claim to descend from each other in a circle are orphans, all of them. Each
+    session is walked over once, however deep branches go.
     """
-    path = [row.meta.session]
-    while row.meta.parent in by_session:
-        row = by_session[row.meta.parent]
-        if row.meta.session in path:
-            circle = path[path.index(row.meta.session) :]
-            return path[0] if path[0] in circle else row.meta.session
-        path.append(row.meta.session)
-    return row.meta.session
+    found: dict[str, str] = {}
+    for start in by_session:
+        path: dict[str, None] = {}
+        at = start
+        while at not in found and at not in path:
+            path[at] = None
+            parent = by_session[at].meta.parent
+            if parent not in by_session:
+                found[at] = at
+            else:
+                at = parent
+        if at not in found:
+            walked = list(path)
+            found.update({session: session for session in walked[walked.index(at) :]})
+        for session in path:
+            found.setdefault(session, found[at])
+    return found
 
 
 def _root_key(row: StreamRow) -> tuple[int, int, str]:

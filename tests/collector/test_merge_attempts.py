@@ -225,6 +225,14 @@ def test_sessions_that_descend_from_each_other_are_orphans() -> None:
     assert attempts_of(fold) == [[1], [2, 4], [3]]
 
 
+def test_deep_descent_is_ordered_in_no_time() -> None:
+    """Branches of branches, thousands deep, cost a walk each and no more."""
+    depth = 5000
+    chain = [Writer(meta(n, parent=session_id(n - 1) if n > 1 else "")) for n in range(1, depth)]
+    (attempt,) = attempts_of(Fold().add(*reversed(chain)))
+    assert attempt == list(range(1, depth))
+
+
 def test_absurd_steps_stay_within_what_an_answer_can_hold() -> None:
     """Steps at the ends of what 8 bytes hold shift nothing out of them."""
     huge = Writer(meta(1)).row(2**63 - 1, x=1.0)
