@@ -25,15 +25,31 @@ DOCUMENTS = sorted(
 @pytest.mark.parametrize("program", ["plait_agent", "plait_collector"])
 def test_every_option_is_documented(program: str) -> None:
     """Each option that a program's --help names is in docs/operating.md, under that program."""
+    heading = {"plait_agent": "## The agent", "plait_collector": "## The collector"}[program]
+    section = OPERATING.split(heading)[1].split("\n## ")[0]
+    assert sorted(name for name in options_of(program) if f"`{name}" not in section) == []
+
+
+@pytest.mark.parametrize("command", ["ls", "show", "history", "status"])
+def test_every_option_of_the_command_is_documented(command: str) -> None:
+    """Each option of `plait ls` and the others is in docs/api.md's part about the command."""
+    section = (ROOT / "docs/api.md").read_text(encoding="utf-8").split("## The command")[1]
+    told = [
+        line for line in section.splitlines() if f"`{command}`" in line or "| all three" in line
+    ]
+    options = options_of("plait.cli", command)
+    assert sorted(name for name in options if not any(f"`{name}" in line for line in told)) == []
+
+
+def options_of(module: str, *arguments: str) -> set[str]:
+    """The long options that a program's --help names."""
     wide = os.environ | {"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
-    command = [sys.executable, "-m", program, "--help"]
+    command = [sys.executable, "-m", module, *arguments, "--help"]
     answer = subprocess.run(command, capture_output=True, text=True, env=wide, check=False)
     assert answer.returncode == 0, answer.stderr
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", answer.stdout)) - {"--help"}
     assert options
-    heading = {"plait_agent": "## The agent", "plait_collector": "## The collector"}[program]
-    section = OPERATING.split(heading)[1].split("\n## ")[0]
-    assert sorted(option for option in options if f"`{option}" not in section) == []
+    return options
 
 
 def test_every_environment_variable_is_documented() -> None:
