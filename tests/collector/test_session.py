@@ -1,23 +1,18 @@
-"""The session, fed messages and outcomes by hand, over scan's real frames."""
+"""The session: what is sent, written and refused, for each thing an agent may say."""
 
 from __future__ import annotations
 
 import google_crc32c
 import zstandard
 
-from plait_collector.liveness import Heard
-from plait_collector.registry import Registry
-from plait_collector.scan import BadFrame, unpack
-from plait_collector.session import Action, End, Session
+from plait_collector.session import Session
 from plait_collector.store import (
     Append,
     Applied,
-    Change,
     Conflict,
     Declined,
     Open,
     Opened,
-    Outcome,
     Proof,
     Skip,
     StreamState,
@@ -27,124 +22,7 @@ from plaitwire import limits, records
 from plaitwire.records import Kind
 from plaitwire.status import Refused, WrongVersion
 from plaitwire.v1 import ingest_pb2 as pb
-from plaitwire.v1 import types_pb2
-
-_A = "a" * 32
-_SCHEMA = records.pack_schema(0, ["loss"])
-
-
-def row(step: int) -> bytes:
-    """A row of one value."""
-    return records.pack_row(0, step, 10**18 + step, [0.5])
-
-
-def frame(handle: int, payload: bytes, *, offset: int = 0, base: int = 0) -> pb.Frame:
-    """A frame as a right agent makes it."""
-    return pb.Frame(
-        handle=handle,
-        offset=offset,
-        segment_base=base,
-        size=len(payload),
-        crc32c=google_crc32c.value(payload),
-        encoding=pb.ENCODING_RAW,
-        payload=payload,
-    )
-
-
-class Harness:
-    """Relays of one collector."""
-
-    def __init__(self) -> None:
-        self.heard = Heard(0)
-        self.registry = Registry(
-            store_id="store",
-            version="v",
-            heard=self.heard,
-            credit_bytes_total=4 * limits.CREDIT_BYTES_MIN,
-        )
-
-    def relay(self, agent: str = "agent") -> Peer:
-        return Peer(self, agent)
-
-
-class Peer:
-    """One relay, with a Hello said."""
-
-    def __init__(self, harness: Harness, agent: str) -> None:
-        self.session = Session(harness.registry)
-        self.handles = 0
-        self.greeting = self.say(
-            hello=pb.Hello(
-                protocol=limits.PROTOCOL, agent=agent, node="node", heartbeat_interval_ms=5000
-            )
-        )
-
-    def say(
-        self,
-        hello: pb.Hello | None = None,
-        open_stream: pb.OpenStream | None = None,
-        gap: pb.Gap | None = None,
-        heartbeat: pb.Heartbeat | None = None,
-        close_stream: pb.CloseStream | None = None,
-        goodbye: pb.Goodbye | None = None,
-    ) -> list[Action]:
-        message = pb.RelayRequest(
-            hello=hello,
-            open_stream=open_stream,
-            gap=gap,
-            heartbeat=heartbeat,
-            close_stream=close_stream,
-            goodbye=goodbye,
-        )
-        return self.session.received(message, 5)
-
-    def ask(self, **meta: str) -> list[Action]:
-        self.handles += 1
-        values = {"session": _A, "project": "p", "run": "r", "label": "0"} | meta
-        value = types_pb2.StreamMeta(kind=types_pb2.STREAM_KIND_RUN, **values)
-        return self.say(open_stream=pb.OpenStream(handle=self.handles, meta=value))
-
-    def open(self, state: StreamState | None = None) -> int:
-        """Open stream _A, and let the store answer."""
-        (change,) = self.ask()
-        self.done(change, Opened(state or StreamState()))
-        return self.handles
-
-    def send(self, message: pb.Frame) -> list[Action]:
-        try:
-            return self.session.frame(message, unpack(message), 6)
-        except BadFrame as bad:
-            return self.session.frame(message, bad, 6)
-
-    def done(self, change: Action, outcome: Outcome) -> list[Action]:
-        assert isinstance(change, Change)
-        return self.session.committed([(change, outcome)], 7)
-
-
-def words(actions: list[Action]) -> list[str]:
-    """What actions are, in a word each."""
-    return [
-        action.WhichOneof("message") or ""
-        if isinstance(action, pb.RelayResponse)
-        else type(action).__name__
-        for action in actions
-    ]
-
-
-def refusal(actions: list[Action]) -> pb.Refused:
-    """The one refusal among actions."""
-    (refused,) = [
-        action.refused
-        for action in actions
-        if isinstance(action, pb.RelayResponse) and action.HasField("refused")
-    ]
-    return refused
-
-
-def end(actions: list[Action]) -> End:
-    """The end among actions."""
-    (found,) = [action for action in actions if isinstance(action, End)]
-    return found
+from tests.collector.relays import SCHEMA, A, Harness, end, frame, refusal, row, words
 
 
 def test_hello_is_answered_with_the_store_and_a_window() -> None:
@@ -188,7 +66,7 @@ def test_a_frame_is_acknowledged_after_its_commit_and_not_before() -> None:
     """Receipt gives a change to write; the commit gives Ack and the credit back."""
     peer = Harness().relay()
     handle = peer.open()
-    payload = _SCHEMA + row(0)
+    payload = SCHEMA + row(0)
     actions = peer.send(frame(handle, payload))
     assert words(actions) == ["Append"]
     answers = peer.done(actions[0], Applied())
@@ -216,7 +94,7 @@ def test_what_is_held_already_is_cut_off() -> None:
     """Of a frame that overlaps, only the new part is appended; of a duplicate, nothing."""
     peer = Harness().relay()
     handle = peer.open()
-    payload = _SCHEMA + row(0) + row(1)
+    payload = SCHEMA + row(0) + row(1)
     peer.send(frame(handle, payload))
     assert words(peer.send(frame(handle, payload))) == ["credit"]
     (change,) = peer.send(frame(handle, payload + row(2)))
@@ -228,7 +106,7 @@ def test_a_frame_beyond_the_next_offset_is_refused_for_now() -> None:
     """A hole is never written: the stream is refused and may be opened again."""
     peer = Harness().relay()
     handle = peer.open()
-    refused = refusal(peer.send(frame(handle, _SCHEMA, offset=800, base=800)))
+    refused = refusal(peer.send(frame(handle, SCHEMA, offset=800, base=800)))
     assert (refused.reason, refused.retry) == (pb.REFUSED_REASON_OUT_OF_ORDER, True)
 
 
@@ -236,15 +114,15 @@ def test_what_follows_a_refusal_is_ignored_and_its_credit_comes_back() -> None:
     """Frames that were under way under a refused handle change nothing."""
     peer = Harness().relay()
     handle = peer.open()
-    peer.send(frame(handle, _SCHEMA, offset=800, base=800))
-    assert words(peer.send(frame(handle, _SCHEMA))) == ["credit"]
+    peer.send(frame(handle, SCHEMA, offset=800, base=800))
+    assert words(peer.send(frame(handle, SCHEMA))) == ["credit"]
 
 
 def test_a_frame_before_the_stream_is_open_is_refused() -> None:
     """Until the store has said where a stream goes on, no frame of it is taken."""
     peer = Harness().relay()
     peer.ask()
-    refused = refusal(peer.send(frame(peer.handles, _SCHEMA)))
+    refused = refusal(peer.send(frame(peer.handles, SCHEMA)))
     assert refused.reason == pb.REFUSED_REASON_OUT_OF_ORDER
 
 
@@ -252,7 +130,7 @@ def test_damage_ends_the_stream_where_the_good_records_end() -> None:
     """The records before a damaged one are taken; the refusal names the offset behind them."""
     peer = Harness().relay()
     handle = peer.open()
-    good = _SCHEMA + row(0)
+    good = SCHEMA + row(0)
     actions = peer.send(frame(handle, good + bytes(32) + row(1)))
     assert words(actions) == ["Append", "refused"]
     refused = refusal(actions)
@@ -264,7 +142,7 @@ def test_a_row_without_its_schema_is_damage() -> None:
     """A row whose schema its segment never defined is refused where it stands."""
     peer = Harness().relay()
     handle = peer.open()
-    good = _SCHEMA + row(0)
+    good = SCHEMA + row(0)
     stray = records.pack_row(7, 1, 1, [1.0])
     actions = peer.send(frame(handle, good + stray))
     refused = refusal(actions)
@@ -278,7 +156,7 @@ def test_schemas_hold_for_their_segment_alone() -> None:
     """A new segment begins without schemas; within one they hold over frames."""
     peer = Harness().relay()
     handle = peer.open()
-    first = _SCHEMA + row(0)
+    first = SCHEMA + row(0)
     peer.send(frame(handle, first))
     assert words(peer.send(frame(handle, row(1), offset=len(first)))) == ["Append"]
     at = len(first) + len(row(1))
@@ -290,8 +168,8 @@ def test_a_frame_of_a_segment_that_is_not_there_is_refused_for_good() -> None:
     """A base that is neither the current segment's nor the frame's own offset is invalid."""
     peer = Harness().relay()
     handle = peer.open()
-    peer.send(frame(handle, _SCHEMA))
-    refused = refusal(peer.send(frame(handle, row(0), offset=len(_SCHEMA), base=8)))
+    peer.send(frame(handle, SCHEMA))
+    refused = refusal(peer.send(frame(handle, row(0), offset=len(SCHEMA), base=8)))
     assert (refused.reason, refused.retry) == (pb.REFUSED_REASON_INVALID, False)
 
 
@@ -299,7 +177,7 @@ def test_a_bad_checksum_is_refused_for_now() -> None:
     """Bytes that were changed on the way are asked for again."""
     peer = Harness().relay()
     handle = peer.open()
-    message = frame(handle, _SCHEMA)
+    message = frame(handle, SCHEMA)
     message.crc32c ^= 1
     refused = refusal(peer.send(message))
     assert (refused.reason, refused.retry) == (pb.REFUSED_REASON_CHECKSUM, True)
@@ -309,7 +187,7 @@ def test_a_zstd_bomb_is_refused() -> None:
     """A payload that unpacks to more than it declares never takes more memory than declared."""
     peer = Harness().relay()
     handle = peer.open()
-    message = frame(handle, _SCHEMA)
+    message = frame(handle, SCHEMA)
     message.encoding = pb.ENCODING_ZSTD
     message.payload = zstandard.ZstdCompressor().compress(bytes(64 * limits.MIB))
     assert refusal(peer.send(message)).reason == pb.REFUSED_REASON_CHECKSUM
@@ -319,7 +197,7 @@ def test_more_than_the_credit_ends_the_relay() -> None:
     """An agent that sends more than it may is ended with a clear error."""
     peer = Harness().relay()
     handle = peer.open()
-    message = frame(handle, _SCHEMA)
+    message = frame(handle, SCHEMA)
     message.size = limits.CREDIT_BYTES_MAX + 1
     assert isinstance(end(peer.send(message)).error, Refused)
 
@@ -330,9 +208,9 @@ def test_a_gap_is_applied_at_the_next_offset() -> None:
     handle = peer.open()
     gap = pb.Gap(handle=handle, offset=0, end=4096, reason=pb.GAP_REASON_DAMAGED)
     (skip,) = peer.say(gap=gap)
-    assert skip == Skip(_A, 0, 4096, pb.GAP_REASON_DAMAGED, None, "")
+    assert skip == Skip(A, 0, 4096, pb.GAP_REASON_DAMAGED, None, "")
     assert words(peer.say(gap=gap)) == []  # Sent twice, counted once.
-    (change,) = peer.send(frame(handle, _SCHEMA, offset=4096, base=4096))
+    (change,) = peer.send(frame(handle, SCHEMA, offset=4096, base=4096))
     assert isinstance(change, Append)
     answers = peer.session.committed([(skip, Applied()), (change, Applied())], 8)
     assert words(answers) == ["ack", "credit"]
@@ -352,7 +230,7 @@ def test_the_relay_that_opened_last_owns_a_stream() -> None:
     harness = Harness()
     old, new = harness.relay("old"), harness.relay("new")
     handle = old.open()
-    payload = _SCHEMA + row(0)
+    payload = SCHEMA + row(0)
     (late,) = old.send(frame(handle, payload))
     new.open(StreamState(next_offset=len(payload), schemas={0: 1}))
     refused = refusal(old.send(frame(handle, row(1), offset=len(payload))))
@@ -366,8 +244,8 @@ def test_the_store_has_the_last_word_on_an_offset() -> None:
     peer = Harness().relay()
     handle = peer.open()
     first, second = (
-        peer.send(frame(handle, _SCHEMA))[0],
-        peer.send(frame(handle, row(0), offset=len(_SCHEMA)))[0],
+        peer.send(frame(handle, SCHEMA))[0],
+        peer.send(frame(handle, row(0), offset=len(SCHEMA)))[0],
     )
     answers = peer.done(first, Conflict(4096))
     assert refusal(answers).reason == pb.REFUSED_REASON_OUT_OF_ORDER
@@ -403,8 +281,8 @@ def test_other_bytes_in_place_of_held_ones_diverge() -> None:
     """The last frame sent again with other bytes is refused as diverged."""
     peer = Harness().relay()
     handle = peer.open()
-    peer.send(frame(handle, _SCHEMA + row(0)))
-    refused = refusal(peer.send(frame(handle, _SCHEMA + row(9))))
+    peer.send(frame(handle, SCHEMA + row(0)))
+    refused = refusal(peer.send(frame(handle, SCHEMA + row(9))))
     assert (refused.reason, refused.retry) == (pb.REFUSED_REASON_DIVERGED, False)
 
 
@@ -433,7 +311,7 @@ def test_a_heartbeat_is_echoed_with_the_collectors_clock() -> None:
     (echo,) = peer.say(heartbeat=beat)
     assert isinstance(echo, pb.RelayResponse)
     assert (echo.clock_echo.sent_ns, echo.clock_echo.received_ns) == (3, 5)
-    assert harness.heard.streams[_A].produced == 640
+    assert harness.heard.streams[A].produced == 640
 
 
 def test_the_window_comes_back_whole_however_a_relay_ends() -> None:
@@ -442,10 +320,10 @@ def test_the_window_comes_back_whole_however_a_relay_ends() -> None:
     free = harness.registry.credit.free
     peer = harness.relay()
     handle = peer.open()
-    (change,) = peer.send(frame(handle, _SCHEMA))
+    (change,) = peer.send(frame(handle, SCHEMA))
     peer.session.closed()
     peer.session.closed()
-    charge = limits.frame_charge(len(_SCHEMA))
+    charge = limits.frame_charge(len(SCHEMA))
     assert harness.registry.credit.free == free - charge
     assert peer.done(change, Applied()) == []
     assert harness.registry.credit.free == free
@@ -458,7 +336,7 @@ def test_a_closed_handle_lets_go_of_its_stream() -> None:
     handle = peer.open()
     close = pb.CloseStream(handle=handle, reason=pb.CLOSE_REASON_DELIVERED)
     assert peer.say(close_stream=close) == []
-    assert _A not in harness.heard.streams
+    assert A not in harness.heard.streams
     assert harness.registry.owners == {}
 
 
