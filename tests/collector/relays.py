@@ -90,7 +90,13 @@ class Peer:
     def ask(self, **meta: str) -> list[Action]:
         self.handles += 1
         values = {"session": A, "project": "p", "run": "r", "label": "0"} | meta
-        value = types_pb2.StreamMeta(kind=types_pb2.STREAM_KIND_RUN, **values)
+        value = types_pb2.StreamMeta(
+            kind=types_pb2.STREAM_KIND_RUN,
+            session=values["session"],
+            project=values["project"],
+            run=values["run"],
+            label=values["label"],
+        )
         return self.say(open_stream=pb.OpenStream(handle=self.handles, meta=value))
 
     def open(self, state: StreamState | None = None) -> int:

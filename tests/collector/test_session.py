@@ -208,6 +208,7 @@ def test_a_gap_is_applied_at_the_next_offset() -> None:
     handle = peer.open()
     gap = pb.Gap(handle=handle, offset=0, end=4096, reason=pb.GAP_REASON_DAMAGED)
     (skip,) = peer.say(gap=gap)
+    assert isinstance(skip, Skip)
     assert skip == Skip(A, 0, 4096, pb.GAP_REASON_DAMAGED, None, "")
     assert words(peer.say(gap=gap)) == []  # Sent twice, counted once.
     (change,) = peer.send(frame(handle, SCHEMA, offset=4096, base=4096))
