@@ -10,9 +10,10 @@ import os
 import sys
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from plait.settings import DEFAULT_COLLECTOR, Settings
+if TYPE_CHECKING:
+    from plait.settings import Settings
 
 METRIC_SUMMARIES: Final = ("min", "max", "mean", "first", "last", "none")
 
@@ -242,6 +243,8 @@ def init(
             "plait writes runs on Linux only; here it can read them: plait.Api, pip install "
             "'plait[query]'"
         )
+    from plait.settings import Settings
+
     settings = Settings.gather(
         os.environ,
         project=project,
@@ -264,6 +267,8 @@ def _checked_code(exit_code: int | None) -> int:
 
 
 def _agent_command(settings: Settings) -> str:
+    from plait.settings import DEFAULT_COLLECTOR
+
     return f"plait agent --collector {settings.collector or DEFAULT_COLLECTOR}"
 
 

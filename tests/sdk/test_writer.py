@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -23,7 +16,6 @@ from plaitwire.folders import Folders
 from plaitwire.limits import (
     CONTINUED_BYTES_MAX,
     RECORD_BYTES_MAX,
-    REENTRANT_CALLS_MAX,
     SCHEMAS_PER_SEGMENT_MAX,
 )
 from plaitwire.records import FLAG_AUTOMATIC_STEP, FLAG_CONTINUED, Kind
@@ -158,78 +150,6 @@ def test_bad_values_keep_the_rest(writer: Writer) -> None:
     writer.log({"a": 1.0, "huge": 10**400, "broken": Broken()})
     assert rows(writer) == [logs.Row(0, {"a": 1.0})]
     assert bodies(writer, Kind.EVENT) == [{"huge": str(10**400), "broken": "<Broken>"}]
-
-
-def test_reentrant_from_float(writer: Writer) -> None:
-    """A value whose conversion logs is converted once, and both rows are there."""
-
-    class Logging:
-        def __float__(self) -> float:
-            writer.log({"inner": 1.0})
-            return 2.0
-
-    for _ in range(3):
-        writer.log({"outer": Logging()})
-    assert [list(row.values) for row in rows(writer)] == [["inner"], ["outer"]] * 3
-    assert [row.step for row in rows(writer)] == list(range(6))
-
-
-def test_reentrant_from_a_wrapped_print(folders: Folders) -> None:
-    """Saying a flaw may log, as a captured stderr does: nothing hangs and nothing is lost."""
-    opened: list[Writer] = []
-    flaws = Flaws(lambda text: opened[0].log({"said": text}))
-    opened.append(writer := Writer(folders, logs.meta(), flaws=flaws))
-    writer.log(7)  # type: ignore[arg-type]
-    writer.log({"a": 1.0})
-    writer.close()
-    assert len(bodies(writer, Kind.EVENT)) == 1
-    assert [row.values for row in rows(writer)] == [{"a": 1.0}]
-
-
-def test_reentrant_while_the_lock_is_held(writer: Writer) -> None:
-    """Calls within a call that holds the lock are written by it; too many are a counted gap."""
-    with writer._lock:
-        for at in range(REENTRANT_CALLS_MAX + 5):
-            writer.log({"inner": float(at)})
-    writer.log({"outer": 1.0})
-    inner = [row.values["inner"] for row in rows(writer) if "inner" in row.values]
-    assert inner == list(map(float, range(REENTRANT_CALLS_MAX)))
-    gaps = bodies(writer, Kind.GAP)
-    assert sum(gap["records"] for gap in gaps) == 5
-    assert gaps[-1]["total"] == writer.statistics().dropped == 5
-
-
-def test_reentrant_from_a_signal_handler(writer: Writer) -> None:
-    """A signal handler may log at any moment of log(): each returned call is there once."""
-    logged, is_inside = 0, False
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        nonlocal logged, is_inside
-        if is_inside:  # A late signal within its own handler: whose call came first is moot.
-            return
-        is_inside = True
-        writer.log({"signal": float(logged)})
-        logged += 1
-        is_inside = False
-
-    before = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.0001, 0.0001)
-    outer = 0
-    try:
-        deadline = time.monotonic() + 30
-        while logged < 200 and time.monotonic() < deadline:
-            writer.log({"outer": float(outer)})
-            outer += 1
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    writer.log({"last": 1.0})
-    read = rows(writer)
-    assert logged >= 200
-    for key, count in (("outer", outer), ("signal", logged)):
-        assert [row.values[key] for row in read if key in row.values] == list(
-            map(float, range(count))
-        )
 
 
 def test_threads_share_a_writer(writer: Writer) -> None:
@@ -376,75 +296,3 @@ def test_nothing_after_finish(writer: Writer, said: list[str]) -> None:
     writer.close()
     writer.log({"a": 4.0})
     writer.close()
-
-
-WRITE_UNTIL_KILLED = """
-import os, sys
-from plait.identity import Meta
-from plait.writer import Writer
-from plaitwire.folders import resolve
-writer = Writer(resolve(os.environ, os.geteuid()), Meta.of_this_process(
-    kind="run", project="tests", run="run", label="0"))
-at = 0
-while True:
-    writer.log({"a": float(at), "b": 0.5})
-    at += 1
-    if at % 100 == 0:
-        os.write(1, b"%d\\n" % at)
-"""
-
-
-def test_returned_rows_survive_sigkill(folders: Folders) -> None:
-    """After SIGKILL every row of every call that returned is there, once and in order."""
-    environ = {
-        **os.environ,
-        "PLAIT_HOT_DIR": str(folders.hot),
-        "PLAIT_DIR": str(folders.cold),
-    }
-    with subprocess.Popen(
-        [sys.executable, "-c", WRITE_UNTIL_KILLED], env=environ, stdout=subprocess.PIPE
-    ) as child:
-        assert child.stdout is not None
-        for _ in range(60):
-            returned = int(child.stdout.readline())
-        child.kill()
-        returned = max([returned, *map(int, child.stdout.read().split())])
-    (session,) = logs.sessions(folders)
-    values = [row.values["a"] for row in logs.rows(folders, session)]
-    assert len(values) >= returned
-    assert values == list(map(float, range(len(values))))
-
-
-READ_COMMIT_WORD = """
-import mmap, sys
-with open(sys.argv[1], "rb") as file:
-    mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-words = memoryview(mapped).cast("Q")
-step, last, reads = int(sys.argv[2]), 0, 0
-print("ready", flush=True)
-while last < int(sys.argv[3]):
-    word = words[3]
-    assert word >= last and (word - 16) % step == 0, (word, last)
-    last = word
-print("good", flush=True)
-"""
-
-
-def test_a_concurrent_reader_of_the_commit_word(writer: Writer) -> None:
-    """Another process that reads the commit word all the time only sees ends of whole rows."""
-    writer.log({"a": 1.0})
-    (path,) = folders_of(writer).glob("*.log")
-    row_bytes, count = 32, 1800
-    goal = 16 + count * row_bytes
-    arguments = [sys.executable, "-c", READ_COMMIT_WORD, str(path), str(row_bytes), str(goal)]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "ready\n"
-        for _ in range(count - 1):
-            writer.log({"a": 1.0})
-        assert child.stdout.readline() == "good\n"
-
-
-def folders_of(writer: Writer) -> Path:
-    """The hot folder of the writer's stream."""
-    return writer.folders.hot_stream(writer.meta.session)
