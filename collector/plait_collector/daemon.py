@@ -109,22 +109,25 @@ class _Collector:
         ingest = IngestService(registry, writer, time.time_ns)
         query = QueryService(store, heard, time.time_ns)
         http = HttpServer(web, now)
-        async with serving(self._config.grpc, ingest, query) as (server, alive, port):
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(writer.run(), name="writer")
-                tasks.create_task(http.run_until_told(), name="http")
-                try:
-                    self._heed_signals()
-                    bound = Address(self._config.grpc.host, port)
-                    told = Address(self._config.http.host, web.getsockname()[1])
-                    log.info("ready: grpc=%s http=%s data=%s", bound, told, self._config.data)
-                    await self._stop.wait()
-                    await alive.enter_graceful_shutdown()
-                    ingest.drain(_retry_after_ms(), "the collector is stopping")
-                    await server.stop(DRAIN_CALLS_S)
-                finally:
-                    http.should_exit = True
-                    writer.drain()
+        # The group comes second: an address that cannot be bound is then an error of its own.
+        async with (
+            serving(self._config.grpc, ingest, query) as (server, alive, port),
+            asyncio.TaskGroup() as tasks,
+        ):
+            tasks.create_task(writer.run(), name="writer")
+            tasks.create_task(http.run_until_told(), name="http")
+            try:
+                self._heed_signals()
+                bound = Address(self._config.grpc.host, port)
+                told = Address(self._config.http.host, web.getsockname()[1])
+                log.info("ready: grpc=%s http=%s data=%s", bound, told, self._config.data)
+                await self._stop.wait()
+                await alive.enter_graceful_shutdown()
+                ingest.drain(_retry_after_ms(), "the collector is stopping")
+                await server.stop(DRAIN_CALLS_S)
+            finally:
+                http.should_exit = True
+                writer.drain()
 
     def _heed_signals(self) -> None:
         loop = asyncio.get_running_loop()

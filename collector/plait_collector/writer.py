@@ -36,7 +36,7 @@ from plaitwire.limits import MIB
 
 log = logging.getLogger(__name__)
 
-BATCH_BYTES_MAX: Final = 16 * MIB
+BATCH_BYTES_MAX: Final = 8 * MIB
 """What one transaction takes: it has a dozen statements however many changes it has."""
 CHANGE_BYTES: Final = 512
 """What a change weighs beside its payload."""

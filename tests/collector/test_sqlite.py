@@ -24,7 +24,8 @@ from plait_collector.store import (
     StoreUnusable,
     statements,
 )
-from plait_collector.store.sqlite import FILE, SHAPE, SqliteStore
+from plait_collector.store.connection import SHAPE
+from plait_collector.store.sqlite import FILE, SqliteStore
 from plaitwire import records as r
 from tests.contract.store_contract import HEAD, ONE, bytes_of
 from tests.support.changes import append_of, meta_of, row_at, session_id
@@ -40,10 +41,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 
 async def pragma(store: SqliteStore, what: str) -> Any:
     """What a pragma answers on the connection that writes."""
-    assert store._write is not None
-    (row,) = await store._write.execute_fetchall(f"PRAGMA {what}")
-    (value,) = row
-    return value
+    return await store._on_thread(store._writing.pragma, what)
 
 
 def noise(size: int) -> bytes:
