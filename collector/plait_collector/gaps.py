@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from plait_collector.attempts import LabelOrder, Place
-from plait_collector.steps import larger
 from plait_collector.store import GapRow
 
 
@@ -25,7 +24,8 @@ class Loss:
     records: int | None
     """None: nobody knows how many."""
     after_step: int | None
-    """The largest step before it in the label's order; None: it stands before all rows."""
+    """The largest step of its session before it; without one, of the sessions before; None: it
+    stands before all rows. A restart from a checkpoint goes back: what came before says nothing."""
 
 
 def losses(order: LabelOrder, gaps: Iterable[GapRow]) -> list[Loss]:
@@ -47,7 +47,8 @@ def losses(order: LabelOrder, gaps: Iterable[GapRow]) -> list[Loss]:
                 if gap.total <= told:
                     continue
                 records, told = gap.total - told, gap.total
-            after = larger(place.before, place.last(gap.steps))
+            here = place.last(gap.steps)
+            after = place.before if here is None else here
             found.append(Loss(gap, place, records, after))
     return found
 
@@ -55,8 +56,15 @@ def losses(order: LabelOrder, gaps: Iterable[GapRow]) -> list[Loss]:
 def complete_through(order: LabelOrder, lost: list[Loss]) -> int | None:
     """The last step with no gap before it; None: nothing is known.
 
+    The lowest of its gaps counts, not the first: an attempt that went back to a checkpoint may have
+    lost lower steps than one before it.
+
     Args:
         order: the label.
         lost: its gaps, in its order.
     """
-    return lost[0].after_step if lost else order.last_step
+    if not lost:
+        return order.last_step
+    steps = [loss.after_step for loss in lost]
+    known = [step for step in steps if step is not None]
+    return min(known) if len(known) == len(steps) else None

@@ -274,6 +274,16 @@ def test_gap_in_a_later_attempt_stands_after_what_came_before() -> None:
     assert label.gaps[0].attempt == 2
 
 
+def test_a_restart_from_a_checkpoint_is_complete_only_up_to_its_own_gap() -> None:
+    """An attempt that went back and lost rows there pulls complete_through back with it."""
+    first = Writer(meta(1)).row(0, x=1.0).row(1000, x=1.0)
+    second = Writer(meta(20)).row(500, x=1.0).row(600, x=1.0).gap(3, 3).row(1200, x=1.0)
+    label = label_of(Fold().add(first, second), "0")
+    assert (label.complete_through, label.last_step) == (600, 1200)
+    third = Writer(meta(40)).gap(1, 1).row(700, x=1.0)
+    assert label_of(Fold().add(first, second, third), "0").complete_through == 600
+
+
 def test_bytes_that_were_lost_are_a_gap() -> None:
     """A gap in place of bytes is told with its bounds, and the stream goes on after it."""
     writer = Writer(meta(1)).row(0, x=1.0)
