@@ -87,7 +87,8 @@ def deliver(
         if directory is not None:
             make_private(directory, os.geteuid(), "dir=")
         where = move_to_disk(writer, root)
-    except UnusableFolder:
+    except UnusableFolder as error:  # It was good when the run began.
+        say(f"{error}: it goes to {folders.cold}")
         where = move_to_disk(writer, folders.cold)
     finally:
         writer.close()

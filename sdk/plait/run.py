@@ -45,7 +45,7 @@ class Run:
         from plait.identity import Meta
         from plait.values import say
         from plait.writer import Writer
-        from plaitwire.folders import resolve
+        from plaitwire.folders import make_private, resolve
         from plaitwire.records import Kind
 
         self._settings = settings
@@ -53,6 +53,8 @@ class Run:
         self._kinds = Kind
         self._finished = False
         folders = resolve(environ, os.geteuid())
+        if settings.directory is not None:  # Better now than when training is over.
+            make_private(settings.directory, os.geteuid(), "dir=")
         meta = Meta.of_this_process(
             kind="run",
             project=settings.project,
@@ -153,6 +155,7 @@ class Run:
         from plait.values import say
         from plaitwire.limits import FINISH_TIMEOUT_S
 
+        bound_s = FINISH_TIMEOUT_S if timeout is None else max(0.0, float(timeout))
         if self._finished:
             return
         self._finished = True
@@ -161,7 +164,6 @@ class Run:
             self._writer.close()
             return
         code = _checked_code(exit_code)
-        bound_s = FINISH_TIMEOUT_S if timeout is None else max(0.0, float(timeout))
         self._writer.finish(code, "failed" if code else "finished")
         try:
             done = deliver(

@@ -199,6 +199,15 @@ def test_a_finished_run_can_go_elsewhere(environ: Folders, tmp_path: Path) -> No
     assert not environ.hot_stream(run.session).exists()
 
 
+def test_an_unusable_dir_is_said_at_once(environ: Folders, tmp_path: Path) -> None:
+    """A dir= that others could write to is refused before training begins."""
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(UnusableFolder, match=r"chmod 700.*dir="):
+        plait.init("tests", dir=tmp_path / "open")
+    assert logs.sessions(environ) == []
+
+
 class FakeAgent:
     """A control socket that gives prepared answers to each request, in a thread of the test's."""
 
