@@ -20,13 +20,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import pyarrow.compute as pc
 from rich.console import Console
 from rich.table import Table
 
 import plait
+from plaitwire.status import WireError
 
 ROOT = Path(__file__).resolve().parent.parent
 RANKS = 4
@@ -92,14 +92,58 @@ class Program:
             return
 
 
+class StopSignals:
+    """Signals that ask us to stop: the first one is a KeyboardInterrupt, the others change nothing.
+
+    Invariant: none interrupts the start or the end of a program, which would leave it running.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._raised = False
+        self._is_held = False
+
+    def install(self) -> None:
+        """Handle them from now on, but for those that whoever started us had ignored."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._received)
+
+    def _received(self, number: int, frame: object) -> None:
+        self._asked = True
+        self._raise_unless_held()
+
+    def _raise_unless_held(self) -> None:
+        if self._asked and not self._raised and not self._is_held:
+            self._raised = True
+            raise KeyboardInterrupt
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """What comes within the block is heard at its end."""
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
+        self._raise_unless_held()
+
+
+STOP = StopSignals()
+
+
 @contextlib.contextmanager
 def running(log: Path, arguments: list[str], environment: dict[str, str]) -> Iterator[Program]:
     """A program for the length of a block. It is called as its log file is."""
-    program = Program(log, arguments, environment)
+    program = None
     try:
+        with STOP.held():
+            program = Program(log, arguments, environment)
         yield program
     finally:
-        program.stop()
+        if program is not None:
+            with STOP.held():
+                program.stop()
 
 
 @contextlib.contextmanager
@@ -110,7 +154,8 @@ def node_folders() -> Iterator[tuple[Path, Path]]:
     try:
         yield hot, cold
     finally:
-        if left := [*hot.glob("streams/*"), *cold.glob("streams/*")]:
+        left = {log.parent for folder in (hot, cold) for log in folder.glob("streams/*/*.log")}
+        if left:
             console.print(f"[yellow]Not delivered, and kept: {len(left)} streams in {hot}, {cold}")
         else:
             shutil.rmtree(hot, ignore_errors=True)
@@ -226,21 +271,15 @@ def as_typed(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def asked_to_stop(number: int, frame: object) -> NoReturn:
-    """Turn a signal into an exception, so that every block ends what it began."""
-    raise KeyboardInterrupt
-
-
 def main() -> int:
     """Run the demo; the answer is the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, default=ROOT / "demo-data", help="what is kept")
     arguments = parser.parse_args()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, asked_to_stop)
+    STOP.install()
     try:
         demo(arguments.data.absolute())
-    except DemoError as error:
+    except (DemoError, WireError) as error:
         console.print(f"The demo failed: {error}", style="red", markup=False)
         return 1
     except KeyboardInterrupt:
