@@ -310,6 +310,9 @@ class _Scan:
         return aligned(size), 3 + (size >> 7)
 
     def _know_row(self, at: int, size: int, flags: int, schema: int) -> None:
+        step, _ = STAMP.unpack_from(self._payload, at + RECORD_HEADER.size)
+        if not STEP_MIN <= step <= STEP_MAX:  # Before anything is known of it: it is no record.
+            raise Damaged(at, f"a row at step {step}")
         values = (size - ROW_HEADER.size) >> 3
         keys = self._defines.get(schema)
         if keys is None:
