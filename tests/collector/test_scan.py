@@ -302,7 +302,7 @@ def test_a_zstd_bomb_is_not_inflated() -> None:
 
 def test_a_row_that_is_no_record_needs_no_schema() -> None:
     """What a scan says its rows need is said of rows it took, never of the one it stopped at."""
-    absurd = records.pack_row(7, -(2**63), 1, [0.5])
-    found = scan.rescan(records.pack_row(0, 1, 1, [0.5]) + absurd)
+    absurd = r.pack_row(7, -(2**63), 1, [0.5])
+    found = scan.rescan(r.pack_row(0, 1, 1, [0.5]) + absurd)
     assert (found.rows, found.needs) == (1, {0: 1})
     assert found.flaw is not None
