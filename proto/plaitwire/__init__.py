@@ -1,1 +1,1 @@
-"""The contract between ranks, agents, collectors and readers. A rank imports it without protobuf."""
+"""The contract of ranks, agents, collectors and readers. A rank imports it without protobuf."""

@@ -1,4 +1,4 @@
-"""The record log's format: what a rank writes and everybody else reads. proto/RECORDS.md is its spec.
+"""The record log's format: what a rank writes and all others read. proto/RECORDS.md is its spec.
 
 A stream is a string of record bytes, cut into segment files. A segment is a header of 64 bytes and
 then records; the header's commit word counts the record bytes that are whole. Records are 8-byte
