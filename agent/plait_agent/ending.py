@@ -101,9 +101,11 @@ class Ending:
 
     def collector_is_at(self, stream: Stream, offset: int) -> None:
         """Close an orphan, now that the collector said where it is."""
-        if stream.state.ended is not None and offset >= stream.state.ended:
-            self._end(stream, stream.state.ended)  # It had it all.
+        if stream.state.ended is not None and offset == stream.state.ended:
+            self._end(stream, offset)  # It had it all.
             return
+        # One that was closed before, and whose collector has come back from a copy that knows more,
+        # is closed once more behind that.
         base = aligned(max(stream.tail.end, offset))
         log.error(
             "the end of a stream is lost: session=%s from=%d reason=%s",

@@ -44,7 +44,7 @@ def parse_meta(data: bytes, session: str, *, host: str) -> types_pb2.StreamMeta:
         raise BadMeta("meta.json holds no JSON object")
     if value.get("session") != session or not is_session(session):
         raise BadMeta(f"meta.json names the session {value.get('session')!r}")
-    kind = _KINDS.get(value.get("kind", "run"))
+    kind = _KINDS.get(_text(value, "kind") or "run")
     if kind is None:
         raise BadMeta(f"meta.json names an unknown kind of stream, {value.get('kind')!r}")
     meta = types_pb2.StreamMeta(session=session, kind=kind)
@@ -54,8 +54,13 @@ def parse_meta(data: bytes, session: str, *, host: str) -> types_pb2.StreamMeta:
             setattr(meta, name, _text(value, name))
         for name in ("restart_count", "started_ns", "pid"):
             setattr(meta, name, _integer(value, name))
-        meta.extra_json = json.dumps(value.get("extra", {}), sort_keys=True, ensure_ascii=False)
-    except ValueError as error:  # Halves of surrogate pairs, too: no UTF-8 holds them.
+        extra = value.get("extra", {})
+        # No wider than it may have been in the file: what fits there fits the wire.
+        meta.extra_json = json.dumps(
+            extra, sort_keys=True, ensure_ascii=False, separators=(",", ":")
+        )
+    # Halves of surrogate pairs, too, which no UTF-8 holds; and what is nested too deep to write.
+    except (ValueError, RecursionError) as error:
         raise BadMeta(f"meta.json cannot be sent: {error}") from error
     meta.primary = value.get("primary") is True
     meta.host = meta.host or host

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from plait_agent.finding import Limbo
 from plait_agent.safe import Unsafe, open_file
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,25 @@ class Refusals:
         for folder in folders:
             with suppress(OSError):
                 self.take(session, folder, sorted(os.listdir(folder)))
+
+    def turn_away(self, session: str, why: Limbo | str, folders: tuple[Path, ...]) -> bool:
+        """Remove folders that are no stream; those that claim to be one are taken here.
+
+        Args:
+            session: what they are called.
+            why: Limbo where they make no claim; a text: what is wrong with it.
+            folders: the hot and the cold one.
+
+        Returns:
+            Whether all are gone.
+        """
+        if isinstance(why, Limbo):
+            log.warning("a folder that never became a stream is removed: session=%s", session)
+        else:
+            log.error("a stream is refused: session=%s reason=%s", session, why)
+            self.count()
+            self.take_all(session, folders)
+        return remove_folders(folders)
 
     def _take_one(self, target: Path, folder: Path, name: str) -> None:
         try:

@@ -13,6 +13,7 @@ Invariant: acked <= end of the tail, but for an orphan, whose collector may know
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -128,6 +129,14 @@ class Stream:
         """The segments, but for the last, that are sealed and acknowledged whole."""
         ends = ((base, self.tail.sealed_until(base)) for base in self.tail.bases[:-1])
         return [base for base, end in ends if end is not None and end <= self.acked]
+
+    def delete(self, bases: list[int]) -> None:
+        """Delete these segments, wherever they are."""
+        for folder in (self.hot, self.cold):
+            for base in bases:
+                with suppress(FileNotFoundError):
+                    os.unlink(folder / segment_name(base))
+        self.tail.look()
 
     def sealed_names(self) -> list[str]:
         """The files of segments that grow no more."""

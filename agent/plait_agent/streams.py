@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -38,10 +39,10 @@ from plait_agent.finding import Finder, Limbo
 from plait_agent.liveness import lock_held
 from plait_agent.refusals import Refusals, remove_folders
 from plait_agent.spill import Job, Outcome, carry_out
-from plait_agent.state import Mark, States, StreamState
+from plait_agent.state import States, StreamState
 from plait_agent.stream import IDLE_POLL_S_MAX, Phase, Stream, StreamStatus, free_bytes
 from plait_agent.tail import STORES_REORDER, Tail
-from plaitwire.folders import ALIVE, Folders, segment_name
+from plaitwire.folders import ALIVE, Folders
 from plaitwire.limits import COLD_FREE_BYTES_MIN
 from plaitwire.v1 import ingest_pb2 as pb
 from plaitwire.v1 import types_pb2
@@ -140,8 +141,10 @@ class Streams:
         self._own.discard(session)
 
     def _find(self, now_s: float) -> None:
-        abandoned = self._finder.abandoned(now_s)
-        remove_folders(tuple(f for f in abandoned if not self._is_alive(f / ALIVE)))
+        for folder in self._finder.abandoned(now_s):
+            with suppress(OSError):  # Its lock cannot be looked at: it may live.
+                if not self._is_alive(folder / ALIVE):
+                    remove_folders((folder,))
         for session in self._finder.new(self._streams.keys()):
             found = self._finder.read_meta(session)
             if isinstance(found, types_pb2.StreamMeta):
@@ -157,16 +160,14 @@ class Streams:
     def _wait_in_limbo(self, session: str, why: Limbo | str, now_s: float) -> None:
         """A folder without a meta.json, or with a bad one, goes when its writer is dead."""
         first_s = self._finder.limbo_since_s(session, now_s)
-        if now_s - first_s < LOCK_WITHIN_S or self._lives(session):
-            return
+        try:
+            if now_s - first_s < LOCK_WITHIN_S or self._lives(session):
+                return
+        except OSError as error:
+            log.error("a folder is left alone: session=%s error=%s", session, error)
+            return self._finder.ignore(session)
         self._finder.forget(session)
-        if isinstance(why, Limbo):
-            log.warning("a folder that never became a stream is removed: session=%s", session)
-        else:
-            log.error("a stream is refused: session=%s reason=%s", session, why)
-            self._refusals.count()
-            self._refusals.take_all(session, self._folders_of(session))
-        if not remove_folders(self._folders_of(session)):
+        if not self._refusals.turn_away(session, why, self._folders_of(session)):
             self._finder.ignore(session)
 
     def _begin(self, state: StreamState, now_s: float, *, is_new: bool) -> None:
@@ -261,6 +262,11 @@ class Streams:
         match effect:
             case Opened(_, offset) | Acked(_, offset):
                 stream.take_ack(offset)
+                if stream.phase is Phase.ENDED and offset > stream.tail.end:
+                    if stream.state.closing is None:
+                        message = f"the collector has it up to {offset}, beyond its end here"
+                        return self._refuse(stream, pb.REFUSED_REASON_DIVERGED, message)
+                    stream.phase = Phase.ORPHANED  # Closed too early: it came back from a copy.
                 if stream.phase is Phase.ORPHANED:
                     stream.due_s = 0.0  # Now it can be closed.
                 self._trim(stream)
@@ -280,11 +286,7 @@ class Streams:
         acked = max(stream.state.acked, stream.acked)
         stream.state = replace(stream.state, acked=acked, store_id=self._store_id)
         self._states.write(stream.state, synced=False)  # What is gone is known as ours.
-        for folder in (stream.hot, stream.cold):
-            for base in bases:
-                with suppress(FileNotFoundError):
-                    os.unlink(folder / segment_name(base))
-        stream.tail.look()
+        stream.delete(bases)
 
     def _leave(self, stream: Stream) -> None:
         stream.leaving = True
@@ -330,17 +332,18 @@ class Streams:
         return stream.tail.checksum(offset, end) if stream is not None else None
 
     def spill(self, now_s: float, *, everything: bool = False) -> None:
-        """Copy to disk and sync what has been waiting for too long; then free the memory.
+        """Carry out all spill_jobs, one after the other."""
+        for job in self.spill_jobs(now_s, everything=everything):
+            self.spilled(self.carry_out(job))
+
+    def spill_jobs(self, now_s: float, *, everything: bool = False) -> list[Job]:
+        """What to copy to disk and sync now, so that its memory can be freed. Each job's outcome
+        must come back by `spilled`.
 
         Args:
             now_s: a clock that never goes back, in seconds.
             everything: whatever is not acknowledged, however short it has been waiting.
         """
-        for job in self.spill_jobs(now_s, everything=everything):
-            self.spilled(self.carry_out(job))
-
-    def spill_jobs(self, now_s: float, *, everything: bool = False) -> list[Job]:
-        """What to carry out now. Each job's outcome must come back by `spilled`."""
         jobs: list[Job] = []
         free = free_bytes(self._folders.cold, leave=self._cold_free_bytes_min)
         for stream in self._streams.values():
@@ -354,11 +357,8 @@ class Streams:
 
     def carry_out(self, job: Job) -> Outcome:
         """Do one job: slow, and safe on another thread."""
-
-        def note(mark: Mark) -> None:
-            self._states.write_mark(job.session, mark)
-
-        return carry_out(job, uid=self._uid, disk=self._disk, note=note)
+        noted = partial(self._states.write_mark, job.session)
+        return carry_out(job, uid=self._uid, disk=self._disk, note=noted)
 
     def spilled(self, outcome: Outcome) -> None:
         """Take in what a job did."""
@@ -368,11 +368,12 @@ class Streams:
         if outcome.error:
             self._spill_errors += 1
             self._trouble(stream, OSError(outcome.error))
-        stream.tail.look()
+        with suppress(OSError):  # The next look will tell.
+            stream.tail.look()
         if stream.leaving:
-            self._leave(stream)
-        else:
-            self._trim(stream)
+            self.apply(Delivered(stream.session))
+        elif stream.is_opened:
+            self.apply(Acked(stream.session, stream.acked))
 
     # How it stands.
 

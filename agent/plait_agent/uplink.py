@@ -333,7 +333,8 @@ class Uplink:
         relay = self._relay
         if relay is None or stream.state is not State.OPEN:
             return []
-        if not stream.ended or stream.acked < stream.end:
+        # Acknowledged beyond our end: whoever knows the stream's files decides what that means.
+        if not stream.ended or stream.acked != stream.end:
             return []
         self._close(relay, stream, pb.CLOSE_REASON_DELIVERED)
         del self._streams[stream.session]

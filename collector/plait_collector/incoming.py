@@ -11,6 +11,7 @@ Rule: what is accepted is well formed, row for row, so that nobody after this ne
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import google_crc32c
 
@@ -18,6 +19,9 @@ from plait_collector.fit import first_misfit
 from plait_collector.scan import BadFrame, Scanned, Unpacked, rescan
 from plait_collector.store import Append, Lifted, Skip, StreamState
 from plaitwire.v1 import ingest_pb2 as pb
+
+OFFSET_MAX: Final = 2**62
+"""Where a stream ends at the latest: what a store's integers hold, with room to add to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,8 @@ class Incoming:
             return None, Refusal(pb.REFUSED_REASON_CHECKSUM, str(opened), retry=True)
         if frame.offset > self.accepted:
             return None, self._out_of_order(frame.offset)
+        if frame.offset + frame.size > OFFSET_MAX:
+            return None, Refusal(pb.REFUSED_REASON_INVALID, f"a frame beyond {OFFSET_MAX}")
         if frame.offset + frame.size <= self.accepted:
             return None, self._divergence(frame, opened)
         starts_segment = frame.segment_base == frame.offset == self.accepted
@@ -124,7 +130,8 @@ class Incoming:
 
     def gap(self, gap: pb.Gap) -> tuple[Skip | None, Refusal | None]:
         """What of a gap is accepted, and whether the stream ends over it."""
-        if gap.end <= gap.offset or gap.end % 8 or gap.reason not in pb.GapReason.values():
+        bounds_are_wrong = not gap.offset < gap.end <= OFFSET_MAX or gap.end % 8
+        if bounds_are_wrong or gap.reason not in pb.GapReason.values():
             message = f"a gap from {gap.offset} to {gap.end} for reason {gap.reason}"
             return None, Refusal(pb.REFUSED_REASON_INVALID, message)
         if not self.is_open or gap.offset > self.accepted:

@@ -22,6 +22,8 @@ from plaitwire.limits import (
 )
 
 SECOND_NS: Final = 1_000_000_000
+LAG_BYTES_MAX: Final = 2**63 - 1
+"""More is not told: an agent may claim anything."""
 
 
 @dataclass(slots=True)
@@ -168,7 +170,7 @@ def label_liveness(heard: Heard, order: LabelOrder, now_ns: int) -> LabelLivenes
         order.label,
         _label_state(heard, order, now_ns),
         max((stream.heard_ns for _, stream in relayed), default=0),
-        sum(max(0, stream.produced - place.row.next_offset) for place, stream in relayed),
+        min(LAG_BYTES_MAX, sum(max(0, s.produced - p.row.next_offset) for p, s in relayed)),
         agent.node if agent is not None else "",
     )
 

@@ -18,9 +18,9 @@ def meta_flaw(meta: types_pb2.StreamMeta) -> str | None:
     if meta.ByteSize() > limits.META_BYTES_MAX:
         return f"a meta of {meta.ByteSize()} bytes; at most {limits.META_BYTES_MAX} are allowed"
     if not is_session(meta.session):
-        return f"{meta.session!r} is no session id"
+        return f"{meta.session[:40]!r} is no session id"
     if meta.parent and not is_session(meta.parent):
-        return f"{meta.parent!r} is no session id"
+        return f"{meta.parent[:40]!r} is no session id"
     if meta.kind not in _KINDS:
         return f"streams of kind {meta.kind} are not taken from agents"
     names = {"label": meta.label}
@@ -41,7 +41,7 @@ def _extra_flaw(extra_json: str) -> str | None:
         return None
     try:
         extra = json.loads(extra_json)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return f"the extra meta is no JSON: {error}"
     return None if isinstance(extra, dict) else "the extra meta is no JSON object"
 

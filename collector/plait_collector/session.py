@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from plait_collector.incoming import Incoming, Refusal
+from plait_collector.incoming import OFFSET_MAX, Incoming, Refusal
 from plait_collector.meta import meta_flaw, meta_value
 from plait_collector.registry import Registry
 from plait_collector.scan import BadFrame, Unpacked
@@ -72,6 +72,8 @@ class Session:
         self._handles: dict[int, Incoming] = {}
         self._by_session: dict[str, Incoming] = {}
         self._handle_last = 0
+        self._opening = 0
+        """Opens at the writer."""
         self._charges: deque[int] = deque()  # Of the appends at the writer, in order.
 
     # Messages.
@@ -138,6 +140,10 @@ class Session:
     def _open_stream(self, message: pb.OpenStream, now_ns: int) -> list[Action]:
         if message.handle <= self._handle_last:
             return self._end(Refused(f"handle {message.handle} was used before"))
+        if self._opening >= limits.OPENS_IN_FLIGHT_MAX:
+            return self._end(
+                Refused(f"more than {limits.OPENS_IN_FLIGHT_MAX} streams are asked for at once")
+            )
         self._handle_last = message.handle
         flaw = meta_flaw(message.meta)
         if flaw is None and len(self._handles) >= limits.STREAMS_PER_RELAY_MAX:
@@ -154,6 +160,7 @@ class Session:
         # writer come before this Open, so its outcome counts them.
         self._registry.owners[meta.session] = self
         self._registry.heard.opened(meta.session, self._agent, now_ns)
+        self._opening += 1
         return [Open(meta)]
 
     def frame(self, frame: pb.Frame, opened: Unpacked | BadFrame, now_ns: int) -> list[Action]:
@@ -209,7 +216,7 @@ class Session:
         for entry in beat.produced:
             stream = self._handles.get(entry.handle)
             if stream is not None and self._registry.owners.get(stream.session) is self:
-                self._registry.heard.produced(stream.session, entry.offset)
+                self._registry.heard.produced(stream.session, min(entry.offset, OFFSET_MAX))
         echo = pb.ClockEcho(sent_ns=beat.sent_ns, received_ns=now_ns)
         return [pb.RelayResponse(clock_echo=echo)]
 
@@ -242,6 +249,7 @@ class Session:
                 charge = self._charges.popleft()
                 self._taken -= charge
                 credit += charge
+            self._opening -= isinstance(change, Open)
             if isinstance(change, Append | Skip) and isinstance(outcome, Applied):
                 stream = self._by_session.get(change.session)
                 if stream is not None and stream.is_open:
