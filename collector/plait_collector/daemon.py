@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import random
@@ -44,6 +45,10 @@ DRAIN_CALLS_S: Final = limits.DRAIN_S / 3
 """Of DRAIN_S, what calls have to end; the rest is for the writing."""
 RETRY_AFTER_MS: Final = 500
 """When agents that are sent away should come back: a restart takes about as long."""
+KEPT_BYTES_MAX: Final = 32 * limits.MIB
+"""Freed memory at the heap's end that is not given back to the kernel."""
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
 SERVICES: Final = (
     ingest_pb2.DESCRIPTOR.services_by_name["Ingest"].full_name,
     query_pb2.DESCRIPTOR.services_by_name["Query"].full_name,
@@ -65,6 +70,7 @@ def serve(config: CollectorConfig, *, version: str) -> None:
         StoreUnusable: the data folder cannot be used.
         CannotListen: an address cannot be listened at.
     """
+    keep_freed_memory()
     asyncio.run(_Collector(config, version).run())
 
 
@@ -143,6 +149,18 @@ class _Collector:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, told, number.name)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc reuse large blocks, where it is glibc that we run on.
+
+    Left alone it gives those of a frame back to the kernel at each free, and faulting them in
+    again took 8 % of ingest. What is kept is at most what was in use at once.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, 2 * limits.MESSAGE_BYTES_MAX)
+        libc.mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES_MAX)
 
 
 def _out_of_time() -> None:

@@ -97,7 +97,8 @@ def unpack(frame: pb.Frame) -> Unpacked:
 def unpack_slices(frame: pb.Frame) -> Generator[None, None, Unpacked]:
     """Like unpack, giving way between slices of a few milliseconds."""
     payload = _payload(frame)
-    yield
+    if frame.encoding == pb.ENCODING_ZSTD:  # A millisecond; raw bytes are checked in no time.
+        yield
     scanned = yield from scan_slices(payload)
     return Unpacked(payload, frame.crc32c, scanned)
 
@@ -275,14 +276,17 @@ class _Scan:
             probe *= 4
         last = first + count * width
         steps = self._numbers[first + 1 : last : width]
-        allowed = (steps >= STEP_MIN) & (steps <= STEP_MAX)
-        good = count if allowed.all() else int(allowed.argmin())
+        good, largest = count, int(steps.max())
+        if largest > STEP_MAX or int(steps.min()) < STEP_MIN:
+            good = int(((steps >= STEP_MIN) & (steps <= STEP_MAX)).argmin())
+            largest = int(steps[:good].max()) if good else 0
         if good:
             self._rows += good
-            self._count_step(int(steps[:good].max()), automatic)
-            stamped = np.flatnonzero(self._numbers[first + 2 : last : width][:good] > 0)
+            self._count_step(largest, automatic)
+            times = self._numbers[first + 2 : last : width][:good]
+            stamped = [good - 1] if times[-1] > 0 else np.flatnonzero(times > 0)
             if len(stamped):
-                self._last_ns = int(self._numbers[first + 2 + int(stamped[-1]) * width])
+                self._last_ns = int(times[stamped[-1]])
         if good < count:
             raise Damaged(at + good * size, f"a row at step {int(steps[good])}")
         return at + count * size

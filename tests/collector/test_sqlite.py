@@ -155,7 +155,7 @@ async def test_an_error_within_a_commit_undoes_it_all(
     """Nothing of a failed commit stays, and the same changes go through afterwards."""
     changes: list[Change] = [Open(meta_of()), append_of(ONE, 0, HEAD)]
     with monkeypatch.context() as broken:
-        broken.setattr(statements, "INSERT_RECORD", "INSERT INTO nowhere VALUES (1)")
+        broken.setattr(statements, "INSERT_RECORD", statements.Insert("nowhere", 9))
         with pytest.raises(StoreUnavailable, match="nowhere"):
             await store.commit(changes)
     assert await store.run_names() == []

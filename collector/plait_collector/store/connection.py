@@ -26,8 +26,11 @@ SHAPE: Final = 1
 BUSY_TIMEOUT_S: Final = 5.0
 PAGE_BYTES: Final = 32 * KIB
 """Frames are large: at 8 KiB a page, the same bytes took about twice as long."""
-LOG_BYTES_MAX: Final = 64 * MIB
-"""The write-ahead log, past which a commit folds it back into the file itself."""
+LOG_BYTES_MAX: Final = 512 * MIB
+"""The write-ahead log, past which a commit folds it back into the file itself. Also what a start
+after a crash has to read."""
+LOG_BYTES_KEPT: Final = 64 * MIB
+"""What its file keeps once it was folded back."""
 
 T = TypeVar("T")
 
@@ -38,7 +41,7 @@ WRITING: Final = (
     "PRAGMA synchronous = FULL",
     "PRAGMA foreign_keys = OFF",  # There are none: streams come and go whole.
     f"PRAGMA wal_autocheckpoint = {LOG_BYTES_MAX // PAGE_BYTES}",
-    f"PRAGMA journal_size_limit = {LOG_BYTES_MAX}",
+    f"PRAGMA journal_size_limit = {LOG_BYTES_KEPT}",
 )
 READING: Final = ("PRAGMA query_only = ON",)
 FOLDING: Final = ("PRAGMA synchronous = FULL",)

@@ -5,7 +5,8 @@ Lists come in as one JSON array each (json_each), so that a statement is the sam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from plait_collector import lift
@@ -54,16 +55,45 @@ LAST_ID: Final = "SELECT coalesce(max(id), 0) FROM stream"
 
 # What a commit writes.
 
-INSERT_STREAM: Final = f"INSERT INTO stream (id, {_META}) VALUES (?{', ?' * _META_COLUMNS})"
+ROWS_AT_ONCE: Final = 64
+"""Rows that one INSERT takes: 64 of the widest are within the 999 parameters of any SQLite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    """An INSERT of some rows into a table."""
+
+    into: str
+    width: int
+    """Columns."""
+
+    def batches(self, rows: Sequence[Row]) -> Iterator[tuple[str, list[Any]]]:
+        """Statements that insert rows, with their parameters.
+
+        Their row counts are powers of two, so that few statements are ever prepared. Each is one
+        call: with one for every row, the thread that writes would have to win Python's lock back
+        as often, from a loop that is busy.
+        """
+        at = 0
+        while at < len(rows):
+            count = min(ROWS_AT_ONCE, 1 << ((len(rows) - at).bit_length() - 1))
+            values = ", ".join([f"(?{', ?' * (self.width - 1)})"] * count)
+            yield (
+                f"INSERT INTO {self.into} VALUES {values}",
+                [value for row in rows[at : at + count] for value in row],
+            )
+            at += count
+
+
+INSERT_STREAM: Final = Insert(f"stream (id, {_META})", 1 + _META_COLUMNS)
+INSERT_PIECE: Final = Insert('tail (stream, "offset", segment_base, payload)', 4)
+INSERT_RECORD: Final = Insert("record", 9)
+INSERT_GAP: Final = Insert("gap", 11)
 MOVE_STREAM: Final = """
 UPDATE stream SET next_offset = ?, segment_base = ?, proof_offset = ?, proof_crc32c = ?, rows = ?,
   floating_max = ?, anchored_max = ?, last_ns = ?, finish_state = ?, finish_exit_code = ?,
   finish_by = ?
 WHERE id = ?"""
-INSERT_PIECE: Final = """
-INSERT INTO tail (stream, "offset", segment_base, payload) VALUES (?, ?, ?, ?)"""
-INSERT_RECORD: Final = "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-INSERT_GAP: Final = "INSERT INTO gap VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 _OF_RUN: Final = f"project = ?1 AND run = ?2 AND kind != {_NODE}"
 _IDS: Final = f"stream IN (SELECT id FROM stream WHERE {_OF_RUN})"

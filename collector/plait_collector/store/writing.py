@@ -162,19 +162,19 @@ def _make(connection: sqlite3.Connection, group: Delete | list[StreamChange]) ->
     plan = _plan(connection, group)
     outcomes = [plan.make(change) for change in group]
     new = [sql.new_stream(id_, s.meta) for id_, s in plan.new.items() if s.meta is not None]
-    for statement, rows in (
+    pieces = [(p.stream, p.offset, p.segment_base, p.payload) for p in plan.pieces]
+    for insert, rows in (
         (sql.INSERT_STREAM, new),
-        (sql.MOVE_STREAM, [sql.moved(stream) for stream in plan.moved.values()]),
-        (
-            sql.INSERT_PIECE,
-            [(p.stream, p.offset, p.segment_base, p.payload) for p in plan.pieces],
-        ),
+        (sql.INSERT_PIECE, pieces),
         (sql.INSERT_RECORD, [sql.new_record(*record) for record in plan.records]),
         (sql.INSERT_GAP, [sql.new_gap(gap) for gap in plan.gaps]),
     ):
-        if rows:
-            cursor = connection.executemany(statement, rows)
-            assert cursor.rowcount == len(rows)
+        for statement, parameters in insert.batches(rows):
+            connection.execute(statement, parameters)
+    moved = [sql.moved(stream) for stream in plan.moved.values()]
+    if moved:
+        cursor = connection.executemany(sql.MOVE_STREAM, moved)
+        assert cursor.rowcount == len(moved)
     return outcomes
 
 
