@@ -26,9 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import grpc
 
+from plait_agent.effects import Chunk, Delivered, GoAway, Opened, Rejected
+from plait_agent.uplink import Uplink
 from plaitwire import limits, records
 from plaitwire.v1 import ingest_pb2 as pb
 from plaitwire.v1 import ingest_pb2_grpc, types_pb2
@@ -63,142 +64,143 @@ class Block:
     bytes_per_s: float
 
 
-# The agent.
+# The agent: the real uplink over a log in memory.
 
 
 class Stream:
-    """Frames of one stream, each at the end of the one before."""
+    """What a rank has written: segments of rows, each with its schema; random values, because
+    nothing about those helps anybody."""
 
-    def __init__(self, handle: int, rows: int) -> None:
-        """Rows of random values: nothing about them helps anybody."""
-        self.handle = handle
+    def __init__(self, number: int, kind: Kind) -> None:
+        chance = random.Random(number)
+        self.session = random.randbytes(16).hex()
         self.meta = types_pb2.StreamMeta(
-            session=random.randbytes(16).hex(),
+            session=self.session,
             kind=types_pb2.STREAM_KIND_RUN,
             project="benchmark",
             run="ingest",
-            label=str(handle),
+            label=str(number),
         )
-        chance = random.Random(handle)
-        self._schema = records.pack_schema(1, [f"metric_{i}" for i in range(VALUES)])
-        self._rows = b"".join(
+        rows = b"".join(
             records.pack_row(1, step, time.time_ns(), [chance.random() for _ in range(VALUES)])
-            for step in range(rows)
+            for step in range(kind.rows)
         )
-        self._sums = {
-            payload: google_crc32c.value(payload)
-            for payload in (self._rows, self._schema + self._rows)
-        }
-        self.end = 0
-        self._base = 0
-
-    def frame(self) -> pb.Frame:
-        """The next one."""
+        schema = records.pack_schema(1, [f"metric_{i}" for i in range(VALUES)])
         room = limits.SEGMENT_BYTES_MAX - limits.SEGMENT_HEADER_BYTES
-        payload = self._rows
-        if not self.end or self.end + len(payload) - self._base > room:
-            self._base, payload = self.end, self._schema + self._rows
-        offset, self.end = self.end, self.end + len(payload)
-        return pb.Frame(
-            handle=self.handle,
-            offset=offset,
-            segment_base=self._base,
-            size=len(payload),
-            crc32c=self._sums[payload],
-            encoding=pb.ENCODING_RAW,
-            payload=payload,
-        )
+        per_segment = (room - len(schema)) // len(rows)
+        self._frames = [schema + rows, *[rows] * (per_segment - 1)]
+        self._size = sum(map(len, self._frames))
+        self._starts = {0: 0} | {len(schema) + n * len(rows): n for n in range(1, per_segment)}
+
+    def chunk(self, offset: int) -> Chunk:
+        """The frame that begins at offset."""
+        base = offset - offset % self._size
+        return Chunk(offset, base, self._frames[self._starts[offset - base]])
+
+    def after(self, frames: int) -> int:
+        """Where the stream ends after so many frames."""
+        whole, rest = divmod(frames, len(self._frames))
+        return whole * self._size + sum(map(len, self._frames[:rest]))
 
 
-def messages_of(kind: Kind, streams: Sequence[Stream]) -> list[tuple[bytes, int, int]]:
-    """The messages of a block: as they go over the wire, their charge, their payload's bytes."""
-    made, turn = [], 0
-    for _ in range(kind.messages):
-        frames = []
-        for _ in range(kind.frames_per_message):
-            frames.append(streams[turn % STREAMS].frame())
-            turn += 1
-        message = pb.RelayRequest(frames=pb.Frames(frames=frames))
-        charge = sum(limits.frame_charge(frame.size) for frame in frames)
-        made.append((message.SerializeToString(), charge, sum(frame.size for frame in frames)))
-    return made
+class MemoryLog:
+    """The streams of a node, as the uplink reads them."""
+
+    def __init__(self, streams: Sequence[Stream]) -> None:
+        self._streams = {stream.session: stream for stream in streams}
+
+    def read(self, session: str, offset: int) -> Chunk:
+        """A frame."""
+        return self._streams[session].chunk(offset)
+
+    def checksum(self, session: str, offset: int, end: int) -> int | None:
+        """Nothing is ever compared: no stream is opened twice."""
+        return None
 
 
 class Agent:
     """One relay, driven as fast as its credit allows."""
 
-    def __init__(self, streams: Sequence[Stream]) -> None:
+    def __init__(self, kind: Kind) -> None:
         """Nothing was said yet."""
-        self.credit = 0
-        self.acked: dict[int, int] = {}
-        self.opened = 0
-        self.streams = streams
+        self.kind = kind
+        self.streams = [Stream(number, kind) for number in range(STREAMS)]
+        self.frames = kind.messages * kind.frames_per_message // STREAMS
+        """Of each stream, in a block."""
+        self.log = MemoryLog(self.streams)
+        hello = pb.Hello(
+            protocol=limits.PROTOCOL,
+            agent=random.randbytes(16).hex(),
+            node="benchmark",
+            heartbeat_interval_ms=5000,
+        )
+        self.uplink = Uplink(hello, rng=random.Random(0))
+        self.opened = self.delivered = 0
         self.changed = asyncio.Event()
 
     async def listen(self, call: Any) -> None:
         """Take in what the other side says."""
         async for message in call:
-            kind = message.WhichOneof("message")
-            if kind == "credit":
-                self.credit += message.credit.bytes
-            elif kind == "ack":
-                self.acked.update((entry.handle, entry.offset) for entry in message.ack.offsets)
-            elif kind == "stream_opened":
-                self.opened += 1
-            elif kind != "welcome":
-                raise RuntimeError(f"the other side says {message}")
+            for effect in self.uplink.received(message, self.log, time.monotonic()):
+                self.opened += isinstance(effect, Opened)
+                self.delivered += isinstance(effect, Delivered)
+                if isinstance(effect, Rejected | GoAway):
+                    raise RuntimeError(f"the other side says {effect}")
             self.changed.set()
 
-    async def until(self, condition: Any) -> None:
-        """Return once condition holds."""
-        while not condition():
-            self.changed.clear()
-            await self.changed.wait()
+    async def say(self, call: Any) -> bool:
+        """Send the next message, if there is one now."""
+        message = self.uplink.next_message(self.log, time.monotonic(), time.time_ns())
+        if message is not None:
+            await call.write(message)
+        return message is not None
 
-    @property
-    def is_acknowledged(self) -> bool:
-        """Whether everything is."""
-        return all(self.acked.get(stream.handle) == stream.end for stream in self.streams)
+    async def wait(self) -> None:
+        """Until the other side has said something."""
+        self.changed.clear()
+        await self.changed.wait()
+
+    async def open(self, call: Any) -> None:
+        """Greet, and open all streams."""
+        self.uplink.connected(time.monotonic())
+        for stream in self.streams:
+            self.uplink.add(stream.session, stream.meta)
+        while self.opened < STREAMS:
+            if not await self.say(call):
+                await self.wait()
+
+    async def deliver(self, call: Any) -> None:
+        """Send the block. Rows that come one by one are a frame each, of all streams a message;
+        large frames are a backlog, and the uplink batches them as it does."""
+        one_by_one = self.kind.rows == 1
+        for frame in range(1 if one_by_one else self.frames, self.frames + 1):
+            for stream in self.streams:
+                self.uplink.grew(stream.session, stream.after(frame))
+            while not await self.say(call):
+                await self.wait()
+        for stream in self.streams:
+            self.uplink.ended(stream.session, stream.after(self.frames))
+        while self.delivered < STREAMS:
+            if not await self.say(call):
+                await self.wait()
 
 
 async def measure(address: str, kind: Kind) -> Block:
     """One block."""
-    streams = [Stream(handle + 1, kind.rows) for handle in range(STREAMS)]
-    agent = Agent(streams)
-    made = messages_of(kind, streams)
+    agent = Agent(kind)
     async with grpc.aio.insecure_channel(address, options=OPTIONS) as channel:
-        relay: Any = channel.stream_stream(
-            "/plaitwire.v1.Ingest/Relay",
-            request_serializer=bytes,
-            response_deserializer=pb.RelayResponse.FromString,
-        )
-        call = relay()
+        call: Any = ingest_pb2_grpc.IngestStub(channel).Relay()
         async with asyncio.TaskGroup() as tasks:
             listening = tasks.create_task(agent.listen(call))
-            hello = pb.Hello(
-                protocol=limits.PROTOCOL,
-                agent=random.randbytes(16).hex(),
-                node="benchmark",
-                heartbeat_interval_ms=5000,
-            )
-            await call.write(pb.RelayRequest(hello=hello).SerializeToString())
-            for stream in streams:
-                opening = pb.OpenStream(handle=stream.handle, meta=stream.meta)
-                await call.write(pb.RelayRequest(open_stream=opening).SerializeToString())
-            await agent.until(lambda: agent.opened == STREAMS and agent.credit)
+            await agent.open(call)
             began = time.perf_counter()
-            for message, charge, _ in made:
-                while agent.credit < charge:
-                    await agent.until(lambda charge=charge: agent.credit >= charge)
-                agent.credit -= charge
-                await call.write(message)
-            await agent.until(lambda: agent.is_acknowledged)
+            await agent.deliver(call)
             took = time.perf_counter() - began
-            await call.write(pb.RelayRequest(goodbye=pb.Goodbye()).SerializeToString())
+            await call.write(agent.uplink.goodbye())
             await call.done_writing()
             await listening
-    frames = kind.messages * kind.frames_per_message
-    return Block(frames / took, sum(size for _, _, size in made) / took)
+    frames = agent.frames * STREAMS
+    return Block(frames / took, sum(stream.after(agent.frames) for stream in agent.streams) / took)
 
 
 # The empty other side.

@@ -10,8 +10,9 @@ from plaitwire.v1 import ingest_pb2 as pb
 
 _BYTES_MIN: Final = 512
 _SAMPLE_BYTES: Final = 8 * 1024
-_RATIO_MAX: Final = 0.8
-"""Compression pays where it leaves at most this share. Random mantissas leave 0.95 of doubles."""
+_RATIO_MAX: Final = 0.7
+"""Compression pays where it leaves at most this share: it costs an agent about 5 ms a MB. Rows of
+random doubles leave 0.77, rows of what is float32 in truth about 0.5."""
 
 
 class Encoder:

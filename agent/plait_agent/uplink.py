@@ -192,7 +192,9 @@ class Uplink:
 
     def _next_frames(self, relay: Relay, log: Log) -> pb.RelayRequest | None:
         """Frames of as many streams as wait, in turns; or one gap."""
-        frames: list[pb.Frame] = []
+        # Filled in place: a message that is put into another is copied, payloads and all.
+        message = pb.RelayRequest()
+        frames = message.frames.frames
         room = limits.FRAMES_PER_MESSAGE_BYTES_MAX
         while (
             relay.ready
@@ -216,11 +218,11 @@ class Uplink:
             charge = limits.frame_charge(len(found.payload))
             relay.credit -= charge
             room -= charge
-            frames.append(self._frame(stream, found))
+            self._fill(frames.add(), stream, found)
             self._make_ready(stream)
-        return pb.RelayRequest(frames=pb.Frames(frames=frames)) if frames else None
+        return message if frames else None
 
-    def _frame(self, stream: Stream, chunk: Chunk) -> pb.Frame:
+    def _fill(self, frame: pb.Frame, stream: Stream, chunk: Chunk) -> None:
         assert 0 < len(chunk.payload) <= limits.FRAME_BYTES_MAX
         assert chunk.segment_base <= chunk.offset
         stream.shipped += len(chunk.payload)
@@ -228,15 +230,13 @@ class Uplink:
         self._totals.frames += 1
         self._totals.payload_bytes += len(chunk.payload)
         self._totals.wire_bytes += len(payload)
-        return pb.Frame(
-            handle=stream.handle,
-            offset=chunk.offset,
-            segment_base=chunk.segment_base,
-            size=len(chunk.payload),
-            crc32c=google_crc32c.value(chunk.payload),
-            encoding=encoding,
-            payload=payload,
-        )
+        frame.handle = stream.handle
+        frame.offset = chunk.offset
+        frame.segment_base = chunk.segment_base
+        frame.size = len(chunk.payload)
+        frame.crc32c = google_crc32c.value(chunk.payload)
+        frame.encoding = encoding
+        frame.payload = payload
 
     def _gap(self, stream: Stream, lost: Lost) -> pb.RelayRequest:
         assert lost.offset < lost.end
