@@ -65,7 +65,7 @@ class Ending:
         state, tail = stream.state, stream.tail
         if alive or state.refused:
             return
-        is_foreign = state.boot_id != self._boot_id
+        is_foreign = self._is_foreign(stream)
         if is_foreign:
             if is_new and self._finished_offline(stream):
                 return
@@ -126,8 +126,16 @@ class Ending:
         return True
 
     def _orphan_reason(self, stream: Stream) -> pb.GapReason.ValueType:
-        is_foreign = stream.state.boot_id != self._boot_id
+        is_foreign = self._is_foreign(stream)
         return pb.GAP_REASON_REBOOT if is_foreign else pb.GAP_REASON_VANISHED
+
+    def _is_foreign(self, stream: Stream) -> bool:
+        """Whether the node went down since the stream was written.
+
+        What is still in memory was not lost with it, whatever its writer took for the boot's id: a
+        container may be told another one than the node.
+        """
+        return stream.state.boot_id != self._boot_id and not stream.hot.is_dir()
 
     def _write_orphan_closing(self, stream: Stream, base: int) -> None:
         started_ns = stream.state.meta.started_ns
@@ -145,6 +153,8 @@ class Ending:
             except OSError as error:
                 if error.errno not in _NO_ROOM:
                     raise
+            # An empty last segment has the same base, and in memory it would hide the closing.
+            (stream.hot / name).unlink(missing_ok=True)
         make_folder(stream.cold, disk=self._disk)
         write_file(stream.cold / name, data, disk=self._disk)
 

@@ -29,7 +29,7 @@ from plait_agent.closing import BY_AGENT, LastRecord
 from plait_agent.effects import Chunk, Lost
 from plait_agent.safe import Unsafe, open_file
 from plaitwire.folders import segment_base, segment_name
-from plaitwire.limits import FRAME_BYTES_MAX, SEGMENT_HEADER_BYTES
+from plaitwire.limits import FRAME_BYTES_MAX, SEGMENT_BYTES_MAX, SEGMENT_HEADER_BYTES
 from plaitwire.records import Damaged, Kind, Record, aligned, scan, unpack_segment_header
 from plaitwire.v1 import ingest_pb2 as pb
 
@@ -298,6 +298,8 @@ class Tail:
             return _Flaw(str(error))
         if named != base:
             return _Flaw(f"its header names the base {named}")
+        if capacity > SEGMENT_BYTES_MAX:  # Nobody reads it into memory to find out.
+            return _Flaw(f"it has {capacity} bytes; at most {SEGMENT_BYTES_MAX} are allowed")
         if committed > capacity:
             return _Flaw(f"its header claims {committed} bytes in a file with {capacity}")
         end = min(limit, base + committed)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from plait_agent.disk import Disk, write_file
 from plait_agent.effects import Acked, Opened
 from plait_agent.events import Ended
 from plait_agent.liveness import lock_held
 from plait_agent.streams import Streams
+from plaitwire import records
 from plaitwire.folders import ALIVE, META, Folders, segment_name
+from plaitwire.v1 import ingest_pb2 as pb
 from tests.agent.support import (
     BOOT,
     OTHER_BOOT,
@@ -133,3 +137,55 @@ def test_a_collector_that_knows_more_than_was_written_is_another_streams(
     streams.apply(Opened(writer.session, writer.end + 8))
     (status,) = streams.status()
     assert (status.state, "DIVERGED" in status.error) == ("refused", True)
+
+
+def test_what_is_still_in_memory_outlived_no_reboot(folders: Folders, life: Life) -> None:
+    """A writer in a container that is told another boot's id is closed as any: nothing is lost."""
+    writer = Writer(folders, boot_id=OTHER_BOOT)
+    writer.rows(range(9))
+    writer.roll()
+    writer.rows(range(9))
+    streams = agent(folders, life)
+    streams.poll(0.0)
+    (ended,) = events_of(streams.poll(5.0), Ended)
+    data, lost = collect(streams, writer.session)
+    assert (data[: writer.end], lost) == (writer.written, [])
+    assert (kinds(data[writer.end :]), len(data)) == (["finish"], ended.end)
+
+
+def test_a_file_larger_than_any_segment_is_not_read(folders: Folders, life: Life) -> None:
+    """A segment that claims a terabyte is damage, and never comes into memory."""
+    writer = Writer(folders)
+    writer.rows(range(3))
+    os.truncate(writer.path, 2**40)
+    with writer.path.open("r+b") as file:
+        file.write(records.pack_segment_header(0, 2**40 - 64))
+    streams = agent(folders, life)
+    streams.poll(0.0)
+    (ended,) = events_of(streams.poll(5.0), Ended)
+    data, (lost,) = collect(streams, writer.session)
+    assert (lost.offset, lost.reason) == (0, pb.GAP_REASON_DAMAGED)
+    assert (kinds(data), lost.end + len(data)) == (["finish"], ended.end)
+
+
+def test_a_closing_that_goes_to_disk_is_not_hidden(
+    folders: Folders, life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With memory full, the closing takes the place of an empty last segment in memory, too."""
+    writer = Writer(folders)
+    writer.rows(range(3))
+    end = writer.end
+    (writer.folder / segment_name(end)).write_bytes(records.pack_segment_header(end) + bytes(4096))
+    streams = agent(folders, life)
+    streams.poll(0.0)
+    whole = write_file
+
+    def full(path: Path, data: bytes, *, disk: Disk | None) -> None:
+        if path.parent == writer.folder:
+            raise OSError(28, "No space left on device")
+        whole(path, data, disk=disk)
+
+    monkeypatch.setattr("plait_agent.ending.write_file", full)
+    (ended,) = events_of(streams.poll(5.0), Ended)
+    data, lost = collect(streams, writer.session)
+    assert (kinds(data[end:]), lost, len(data)) == (["finish"], [], ended.end)

@@ -70,6 +70,15 @@ class Program:
         assert match is not None, f"{self.name} does not say {key}"
         return match.group(1)
 
+    def wait(self) -> int:
+        """Wait for its end of its own accord; returns its exit code."""
+        self._process.wait(DEADLINE_S)
+        return self._end(signal.SIGKILL)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal that does not end it."""
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         """SIGKILL, and gone."""
         self._end(signal.SIGKILL)
