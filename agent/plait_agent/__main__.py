@@ -9,7 +9,7 @@ import sys
 from plait._version import __version__
 from plait_agent.config import BadConfig, parse
 from plait_agent.daemon import AnotherAgent, serve
-from plait_agent.logs import set_up
+from plaitwire.logs import set_up
 
 log = logging.getLogger("plait_agent")
 

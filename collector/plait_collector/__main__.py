@@ -8,8 +8,8 @@ from importlib import metadata
 
 from plait_collector.config import BadConfig, parse
 from plait_collector.daemon import CannotListen, serve
-from plait_collector.logs import set_up
 from plait_collector.store import StoreUnusable
+from plaitwire.logs import set_up
 
 log = logging.getLogger("plait_collector")
 

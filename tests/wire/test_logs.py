@@ -1,10 +1,10 @@
-"""Log lines of the collector: one a record, key=value."""
+"""Log lines of the programs: one a record, key=value."""
 
 from __future__ import annotations
 
 import logging
 
-from plait_collector.logs import KeyValueFormatter
+from plaitwire.logs import KeyValueFormatter
 
 
 def line(message: str, *args: object) -> str:
