@@ -25,7 +25,7 @@ STEPS = 10
 class Scene:
     """A collector, an agent, and a bystander."""
 
-    def __init__(self, here: Site, pace: Path) -> None:
+    def __init__(self, here: Site, pace: Path, *, total: int = 100 * STEPS) -> None:
         self.here = here
         self.collector, self.agent = here.collector(), here.agent()
         pace.write_bytes(bytes(16))
@@ -33,12 +33,17 @@ class Scene:
             self._mapping = mmap.mmap(file.fileno(), 0)
         self._words = memoryview(self._mapping).cast("Q")
         self.rows = 0
-        self.total = 100 * STEPS
+        self.total = total
         self.bystander = subprocess.Popen(
             [sys.executable, "-m", "tests.system.paced_rank", str(pace), "0", str(self.total)],
             env={**os.environ, **here.environment},
             stdin=subprocess.DEVNULL,
         )
+
+    def allow(self, to: int) -> None:
+        """Let the bystander log so many rows in all, and wait until its calls have returned."""
+        self.rows = self._words[0] = to
+        wait_until(lambda: self._words[1] == to, f"{to} calls of log() to return")
 
     def log_on(self, to: int | None = None) -> None:
         """See that the bystander logs, and that all of it arrives while the others misbehave."""

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -247,64 +248,71 @@ def _make_huge(writer: Writer) -> int:
     return writer.base
 
 
-DAMAGES = [_break_record, _break_header, _break_commit_word, _make_huge]
+DAMAGES: list[Callable[[Writer], int]] = [
+    _break_record,
+    _break_header,
+    _break_commit_word,
+    _make_huge,
+]
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_segment_is_a_gap_and_the_stream_goes_on(
-    scene: Scene, hot: Path, damage: Callable[[Writer], int]
-) -> None:
+def test_a_damaged_segment_is_a_gap_and_the_stream_goes_on(scene: Scene, hot: Path) -> None:
     """The rest of the segment is a gap with a reason and a place; all before and after is read."""
-    number = 1 + DAMAGES.index(damage)
-    label = f"damaged-{number}"
-    writer = _writer(hot, number, label)
-    writer.rows(range(10))
-    writer.roll()
-    writer.rows(range(10, 20))
-    begin = damage(writer)
-    writer.roll()
-    end = writer.base
-    writer.rows(range(20, 30))
-    _show(scene, writer)
+    damaged = []
+    for number, damage in enumerate(DAMAGES, 1):
+        writer = _writer(hot, number, f"damaged-{number}")
+        writer.rows(range(10))
+        writer.roll()
+        writer.rows(range(10, 20))
+        begin = damage(writer)
+        writer.roll()
+        lost = (begin, writer.base)
+        writer.rows(range(20, 30))
+        damaged.append((writer, lost, 12 if damage is _break_record else 10))
+    for writer, _, _ in damaged:
+        _show(scene, writer)
     with plait.Api(scene.here.grpc) as api:
 
-        def has_ended() -> bool:
+        def have_ended() -> bool:
             if "system/damaged" not in [run.path for run in api.runs()]:
                 return False
-            labels = api.run("system/damaged").labels
-            return label in labels and labels[label].state == "crashed"
+            labels = api.run("system/damaged").labels.values()
+            return [label.state for label in labels] == ["crashed"] * len(DAMAGES)
 
-        wait_until(has_ended, f"label {label} to have ended")
+        wait_until(have_ended, "the streams to have ended")
         run = api.run("system/damaged")
-        frontier = run.frontier()[label]
-        (gap,) = frontier.gaps
-        assert (gap.reason, gap.offset, gap.end, gap.records) == ("damaged", begin, end, None)
-        kept = 12 if damage is _break_record else 10
-        assert (gap.after_step, frontier.complete_through) == (kept - 1, kept - 1)
-        assert frontier.offsets[writer.session] > writer.end
-        steps = run.history(keys=["loss"], labels=[label])["step"].to_pylist()
-        assert steps == [*range(kept), *range(20, 30)]
+        for writer, (begin, end), kept in damaged:
+            label = str(writer.meta["label"])
+            frontier = run.frontier()[label]
+            (gap,) = frontier.gaps
+            assert (gap.reason, gap.offset, gap.end) == ("damaged", begin, end)
+            assert (gap.records, gap.after_step) == (None, kept - 1)
+            assert frontier.complete_through == kept - 1
+            assert frontier.offsets[writer.session] > writer.end
+            steps = run.history(keys=["loss"], labels=[label])["step"].to_pylist()
+            assert steps == [*range(kept), *range(20, 30)]
 
 
-@pytest.mark.parametrize(
-    "meta",
-    [b"", b"{", b"[]", b"[" * 60_000, b"x" * 70_000, b"null", b"kind"],
-    ids=["empty", "torn", "list", "deep", "large", "null", "kind"],
-)
-def test_garbage_in_meta_is_set_aside(scene: Scene, hot: Path, meta: bytes) -> None:
+def test_garbage_in_meta_is_set_aside(scene: Scene, hot: Path) -> None:
     """A folder that does not say what it is moves to refused/; the agent says so and goes on."""
-    number = 100 + len(meta)
-    writer = _writer(hot, number, "garbage")
-    if meta == b"kind":
-        meta = json.dumps(writer.meta | {"kind": []}).encode()
-    (writer.folder / META).write_bytes(meta)
+    garbage = [b"", b"{", b"[]", b"[" * 60_000, b"x" * 70_000, b"null", b"\xff"]
+    sessions = []
+    for number, meta in enumerate(garbage, 100):
+        writer = _writer(hot, number, "garbage")
+        (writer.folder / META).write_bytes(meta)
+        _show(scene, writer)
+        sessions.append(writer.session)
+    writer = _writer(hot, 99, "garbage")
+    (writer.folder / META).write_text(json.dumps(writer.meta | {"kind": []}))
     _show(scene, writer)
-    kept = scene.here.cold / "refused" / writer.session / segment_name(0)
-    wait_until(kept.exists, "the folder to be set aside")
-    wait_until(
-        lambda: any(writer.session in line and "refused" in line for line in scene.agent.lines),
-        "the agent to say so",
-    )
+    refused = scene.here.cold / "refused"
+    for session in (*sessions, writer.session):
+        wait_until((refused / session / segment_name(0)).exists, f"{session} to be set aside")
+        wait_until(partial(_is_told, scene, session), f"the agent to tell of {session}")
+
+
+def _is_told(scene: Scene, session: str) -> bool:
+    return any(session in line and "refused" in line for line in scene.agent.lines)
 
 
 def test_values_that_are_none_cost_themselves(
