@@ -108,4 +108,7 @@ def _as_mapping(given: Any) -> dict[str, Any]:
     argparse = sys.modules.get("argparse")  # Who has a Namespace has imported it.
     if argparse is not None and isinstance(given, argparse.Namespace):
         return dict(vars(given))
-    raise TypeError(f"a dict is needed, not {given!r:.60} ({type(given).__name__})")
+    raise TypeError(
+        f"config and summary take a dict, a Namespace or a dataclass, not {given!r:.60} "
+        f"({type(given).__name__})"
+    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -193,6 +195,10 @@ def test_what_is_not_there_is_not_found() -> None:
             next(api.runs(state="lost"))
         with pytest.raises(ValueError, match="attempts is 'all'"):
             api.run("p/r").history(attempts="all")  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="min_step must be an integer or None, not '1'"):
+            api.run("p/r").history(min_step="1")  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="steps are 64-bit integers"):
+            api.run("p/r").history(max_step=2**63)
         for path in ("r", "/r", "p/", ""):
             with pytest.raises(ValueError, match="PROJECT/RUN"):
                 api.run(path)
@@ -209,6 +215,37 @@ def test_unreachable_collector_is_told_with_what_to_do() -> None:
             api.run("p/r")
     assert address in str(raised.value)
     assert "plait collector --data DIR" in str(raised.value)
+
+
+def test_closed_api_says_so() -> None:
+    """A question after close() is told that the Api is closed."""
+    api = Api("127.0.0.1:1")
+    api.close()
+    with pytest.raises(ValueError, match=r"this plait\.Api is closed"):
+        api.run("p/r")
+
+
+def test_http_port_is_told_from_a_collector_that_is_away() -> None:
+    """What answers in HTTP/1 is told to be no gRPC port."""
+
+    def answer(listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # Closed: the test is done.
+            while True:
+                connection, _ = listening.accept()
+                with connection:
+                    connection.recv(1 << 16)
+                    connection.sendall(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer, args=(listening,))
+        thread.start()
+        try:
+            address = f"127.0.0.1:{listening.getsockname()[1]}"
+            with Api(address) as api, pytest.raises(Unavailable, match="speaks no gRPC"):
+                api.run("p/r")
+        finally:
+            listening.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 @pytest.mark.parametrize(

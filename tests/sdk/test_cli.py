@@ -112,8 +112,16 @@ def test_history_says_which_keys_had_no_room(capsys: Capture, monkeypatch: Any) 
     fold = Fold().add(Writer(meta(1)).row(0, **{f"key{at}": 1.0 for at in range(9)}))
     assert plait(fold, "history", "p/r") == 0
     captured = capsys.readouterr()
-    assert "7 more keys" in captured.err
+    assert "3 more keys" in captured.err
     assert max(map(len, captured.out.splitlines())) <= 80
+
+
+def test_history_tells_of_one_unknown_key_among_known_ones(capsys: Capture) -> None:
+    """The rows are shown, and the key that no row has is told on stderr."""
+    assert plait(run_of_ranks(), "history", "p/r", "--keys", "loss,nope") == 0
+    captured = capsys.readouterr()
+    assert "has no key 'nope'; it has acc, loss" in captured.err
+    assert len(captured.out.splitlines()) == 7
 
 
 def test_codes_tell_what_went_wrong(capsys: Capture) -> None:
@@ -125,6 +133,8 @@ def test_codes_tell_what_went_wrong(capsys: Capture) -> None:
         (2, "PROJECT/RUN", ["show", "r"]),
         (2, "state 'odd' is none of", ["ls", "--state", "odd"]),
         (2, "attempts is 'all'", ["history", "p/r", "--attempts", "all"]),
+        (1, "has no key 'no', 'ne'; it has acc, loss", ["history", "p/r", "--keys", "no,ne"]),
+        (2, "--keys ',' names no key", ["history", "p/r", "--keys", ","]),
         (2, "min_step 3 is larger", ["history", "p/r", "--min-step", "3", "--max-step", "1"]),
         (2, "the labels 5-2 are none", ["history", "p/r", "--labels", "5-2"]),
     ]:

@@ -92,7 +92,7 @@ def test_config_of_objects(environ: Folders) -> None:
         ({"label": 1.5}, TypeError, "label must be text"),
         ({"group": "a,b"}, ValueError, "group"),
         ({"primary": "yes"}, TypeError, "primary"),
-        ({"config": 5}, TypeError, "a dict is needed"),
+        ({"config": 5}, TypeError, "config and summary take a dict"),
         ({"config": {"": 1}}, ValueError, "key is empty"),
         ({"dir": 5}, TypeError, "dir must be a path"),
     ],

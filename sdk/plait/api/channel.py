@@ -23,7 +23,7 @@ OPTIONS: Final = (
     ("grpc.enable_http_proxy", 0),  # A proxy for the web does not lead to a collector.
 )
 _ADDRESS: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:/\s\[\]]+):([0-9]{1,5})")
-_NO_CONNECTION: Final = ("connect", "socket", "dns resolution", "name resolution", "goaway")
+_NO_CONNECTION: Final = ("connect", "socket", "resolution", "resolving", "goaway")
 
 
 def collector_address(address: str | None) -> str:
@@ -50,6 +50,7 @@ class Channel:
         """
         self.address = collector_address(address)
         self._timeout_s = timeout_s
+        self._is_closed = False
         self._channel = grpc.insecure_channel(self.address, options=OPTIONS)
         self.query = query_pb2_grpc.QueryStub(self._channel)
 
@@ -57,8 +58,10 @@ class Channel:
         """One answer.
 
         Raises:
+            ValueError: it is closed.
             WireError: what went wrong, and what to do.
         """
+        self._check_open()
         try:
             return call(request, timeout=self._timeout_s)
         except grpc.RpcError as error:
@@ -68,8 +71,10 @@ class Channel:
         """Answers as they come; the call ends when nobody takes more of them.
 
         Raises:
+            ValueError: it is closed.
             WireError: what went wrong, and what to do.
         """
+        self._check_open()
         answers = call(request)
         try:
             yield from answers
@@ -80,7 +85,12 @@ class Channel:
 
     def close(self) -> None:
         """End the connection. Safe to call twice."""
+        self._is_closed = True
         self._channel.close()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ValueError("this plait.Api is closed; make another one: plait.Api()")
 
     def _translated(self, error: Any) -> WireError:
         code, details = error.code(), error.details() or ""
@@ -94,6 +104,11 @@ class Channel:
             return WrongVersion(
                 f"what answers at {self.address} is no collector of this version ({details}); "
                 f"the HTTP port is another one"
+            )
+        if type(known) is Unavailable and "http1.x" in details.lower():
+            return Unavailable(
+                f"what answers at {self.address} speaks no gRPC: a collector's gRPC port is "
+                f"another one than its HTTP port, 7431 by default ({details})"
             )
         if type(known) is Unavailable and any(w in details.lower() for w in _NO_CONNECTION):
             return Unavailable(

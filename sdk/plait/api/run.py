@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Literal
 
@@ -198,6 +199,7 @@ class Run:
             the column `key:step` and so on.
 
         Raises:
+            TypeError, ValueError: an argument is wrong; the sentence says which, and why.
             NotFound: there is no such run or label.
             Refused: a name or bound is not allowed.
             WireError: it could not be asked for.
@@ -226,8 +228,8 @@ class Run:
             run=self._run,
             keys=wanted,
             labels=chosen,
-            min_step=min_step,
-            max_step=max_step,
+            min_step=_bound("min_step", min_step),
+            max_step=_bound("max_step", max_step),
             attempts=_MODES[attempts],
         )
         return self._channel.stream(self._channel.query.History, request)
@@ -263,6 +265,19 @@ class Run:
 
     def _view(self) -> query_pb2.RunView:
         return self._full().view
+
+
+def _bound(name: str, step: object) -> int | None:
+    """A bound of the steps, as an integer."""
+    if step is None:
+        return None
+    try:
+        number = operator.index(step)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be an integer or None, not {step!r:.60}") from None
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{name} is {number}, and steps are 64-bit integers")
+    return number
 
 
 def _several(values: Iterable[Any]) -> list[Any]:

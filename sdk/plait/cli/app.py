@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FAILED, UNUSABLE = 1, 2
 
+KEYS_TOLD = 20
+
 CODES = "Exit codes: 0 done; 1 not found, or failed; 2 used wrongly, or unreachable."
 
 app = typer.Typer(
@@ -74,21 +76,26 @@ def _passed_on(name: str) -> None:
     raise typer.Exit(UNUSABLE)
 
 
-@app.command("agent", epilog=CODES)
+@app.command("agent", epilog=CODES, short_help="Start this node's agent (extra: agent).")
 def agent() -> None:
     """Start this node's agent, which relays ranks to a collector (extra: agent)."""
     _passed_on("agent")
 
 
-@app.command("collector", epilog=CODES)
+@app.command("collector", epilog=CODES, short_help="Start a collector (extra: collector).")
 def collector() -> None:
     """Start a collector, which keeps runs and answers (extra: collector)."""
     _passed_on("collector")
 
 
-@app.command(epilog=CODES)
+@app.command(epilog=CODES, short_help="Show this node's agent and its streams.")
 def status(as_json: Json = False) -> None:
-    """Show this node's agent: its connection, and what of each stream is on its way."""
+    """Show this node's agent: its connection, and what of each stream is on its way.
+
+    Of each stream: the bytes that its rank has committed, that were shipped to the collector, that
+    the collector has acknowledged, and that its files take (kept). The agent is looked for in
+    $PLAIT_HOT_DIR, else in the default folder.
+    """
     try:
         answer = node.ask_status()
     except node.NoAgent as error:
@@ -129,7 +136,7 @@ def list_runs(
             _note(f"these are the newest {limit}; --limit 0 lists all")
 
 
-@app.command(epilog=CODES)
+@app.command(epilog=CODES, short_help="Show what is known of a run.")
 def show(run: RunPath, as_json: Json = False, collector: Collector = None) -> None:
     """Show what is known of a run: state, config, summary, labels, gaps."""
     with _reading(collector) as api:
@@ -185,9 +192,12 @@ def history(
     In JSON a row is an object of label, attempt, step, time_ns and values; a key that a row lacks
     is not in its values, and numbers JSON does not know are "NaN", "Infinity" and "-Infinity".
     """
-    wanted = None if keys is None else [key for key in keys.split(",") if key]
+    wanted = None if keys is None else list(dict.fromkeys(filter(None, keys.split(","))))
+    if wanted == []:
+        _stop(f"--keys {keys!r} names no key; it takes A,B", UNUSABLE)
     with _reading(collector) as api:
         found = api.run(run)
+        _tell_unknown(wanted or [], found)
         chosen = None if labels is None else listed_labels(labels, list(found.labels))
         blocks = found.history_blocks(
             wanted,
@@ -202,7 +212,21 @@ def history(
             shown = 20 if limit is None else limit
             hidden = printing.print_rows(list(rows.tail(blocks, shown)), wanted)
             if hidden:
-                _note(f"{hidden} more keys; name those you want with --keys")
+                _note(f"{hidden} more keys; name those you want with --keys, or see all in a pipe")
+
+
+def _tell_unknown(keys: Sequence[str], run: Run) -> None:
+    """Say which keys no row of the run has; where that is all of them, end the command."""
+    unknown = [key for key in keys if key not in run.keys]
+    if not unknown:
+        return
+    known = ", ".join(run.keys[:KEYS_TOLD]) + (", …" if len(run.keys) > KEYS_TOLD else "")
+    sentence = (
+        f"run {run.path} has no key {', '.join(map(repr, unknown))}; it has {known or 'none'}"
+    )
+    if len(unknown) == len(keys):
+        _stop(sentence, FAILED)
+    _note(f"plait: {printing.plain(sentence)}")
 
 
 @contextmanager

@@ -11,12 +11,11 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
+from plait.cli.columns import Column, print_columns
 from plait.cli.rows import Row, strict
 
 if TYPE_CHECKING:
@@ -24,9 +23,11 @@ if TYPE_CHECKING:
 
 PIPE_WIDTH: Final = 10_000
 """In a pipe nothing is cut or wrapped."""
-NUMBER_WIDTH: Final = 12
-"""What a key's column takes at least."""
+KEY_TITLE_FOLDS_AT: Final = 16
+"""A key's name may be folded to this many characters, over its numbers."""
 VALUE_CHARACTERS_MAX: Final = 200
+OWN_COLUMNS: Final = 4
+"""Columns of a history that are no keys."""
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _STYLES: Final = {
     "running": "cyan",
@@ -58,28 +59,18 @@ def plain(text: str) -> str:
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def _table(console: Console, *columns: str, right: Iterable[str] = ()) -> Table:
-    """An empty table."""
-    terminal = console.is_terminal
-    table = Table(box=box.SIMPLE_HEAD if terminal else None, pad_edge=False, show_edge=False)
-    numbers = set(right)
-    for column in columns:
-        number = column in numbers
-        justify: Literal["right", "left"] = "right" if number else "left"
-        table.add_column(plain(column), justify=justify, overflow="fold", no_wrap=number)
-    return table
+def moment(time_ns: int, timespec: str = "seconds") -> str:
+    """A time for people, UTC; nothing for 0.
 
-
-def _add(table: Table, *cells: str, style: str = "") -> None:
-    table.add_row(*(plain(cell) for cell in cells), style=style)
-
-
-def moment(time_ns: int) -> str:
-    """A time for people, UTC; nothing for 0."""
+    Args:
+        time_ns: nanoseconds since 1970.
+        timespec: how exact: seconds or minutes.
+    """
     if not time_ns:
         return ""
     try:
-        return datetime.fromtimestamp(time_ns // 10**9, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        found = datetime.fromtimestamp(time_ns // 10**9, UTC).replace(tzinfo=None)
+        return found.isoformat(" ", timespec)
     except (ValueError, OverflowError, OSError):  # A clock beyond the calendar.
         return str(time_ns)
 
@@ -88,9 +79,32 @@ def _maybe(number: int | None) -> str:
     return "-" if number is None else str(number)
 
 
+def _plain_cells(*cells: object) -> list[str]:
+    return [plain(str(cell)) for cell in cells]
+
+
+def _print_table(
+    console: Console,
+    columns: Sequence[Column],
+    lines: Sequence[Sequence[str]],
+    styles: Sequence[str] = (),
+    noted: int | None = None,
+) -> list[int]:
+    """A table, and a note on stderr of what there was no room for, which is given back.
+
+    Args:
+        noted: of how many of the first columns the note speaks; None: of all.
+    """
+    left_out = print_columns(console, columns, lines, styles)
+    if titles := [columns[at].title for at in left_out if noted is None or at < noted]:
+        err().print(f"no room for: {', '.join(titles)}", style="dim")
+    return left_out
+
+
 def value_text(value: Any) -> str:
     """A value of a config or summary, on one line."""
-    text = value if isinstance(value, str) else json.dumps(strict(value), ensure_ascii=False)
+    told = strict(value)  # A NaN of its own is the word, without quotes.
+    text = told if isinstance(told, str) else json.dumps(told, ensure_ascii=False)
     text = plain(text)
     return text if len(text) <= VALUE_CHARACTERS_MAX else text[: VALUE_CHARACTERS_MAX - 1] + "…"
 
@@ -101,20 +115,28 @@ def print_runs(runs: Sequence[Run]) -> None:
     if not runs:
         err().print("no runs", style="dim")
         return
-    columns = ("run", "state", "liveness", "started (UTC)", "last step", "rows")
-    table = _table(console, *columns, right=("last step", "rows"))
-    for run in runs:
-        _add(
-            table,
+    columns = (
+        Column("run", folds_at=32),
+        Column("state"),
+        Column("liveness"),
+        Column("started (UTC)", spare=1),
+        Column("last step", right=True, spare=2),
+        Column("rows", right=True, spare=3),
+    )
+    timespec = "minutes" if console.is_terminal else "seconds"
+    lines = [
+        _plain_cells(
             run.path,
             run.state,
             run.liveness,
-            moment(run.started_ns),
+            moment(run.started_ns, timespec),
             _maybe(run.last_step),
-            str(run.rows),
-            style=_STYLES.get(run.state, "") if console.is_terminal else "",
+            run.rows,
         )
-    console.print(table)
+        for run in runs
+    ]
+    styles = [_STYLES.get(run.state, "") for run in runs]
+    _print_table(console, columns, lines, styles)
 
 
 def print_run(run: Run) -> None:
@@ -132,7 +154,7 @@ def print_run(run: Run) -> None:
         console.print(plain(f"labels differ about {key}: {said}"), style="yellow")
     _print_values(console, "summary", run.summary)
     console.print()
-    console.print(_label_table(console, run.labels))
+    _print_labels(console, run.labels)
     for gap in run.gaps:
         count = "an unknown number of" if gap.records is None else str(gap.records)
         after = "before all rows" if gap.after_step is None else f"after step {gap.after_step}"
@@ -143,32 +165,36 @@ def print_run(run: Run) -> None:
 def _print_values(console: Console, title: str, values: Mapping[str, Any]) -> None:
     if not values:
         return
-    table = _table(console, title, "")
-    for key in sorted(values):
-        _add(table, key, value_text(values[key]))
     console.print()
-    console.print(table)
+    columns = (Column(title, folds_at=40), Column("", folds_at=40))
+    _print_table(console, columns, [_plain_cells(k, value_text(values[k])) for k in sorted(values)])
 
 
-def _label_table(console: Console, labels: Mapping[str, Label]) -> Table:
-    columns = ("label", "state", "liveness", "attempts", "last step", "complete to", "rows", "host")
-    numbers = ("attempts", "last step", "complete to", "rows")
-    table = _table(console, *columns, right=numbers)
-    for name, label in labels.items():
-        state = label.state if label.exit_code in (None, 0) else f"{label.state} {label.exit_code}"
-        _add(
-            table,
+def _print_labels(console: Console, labels: Mapping[str, Label]) -> None:
+    columns = (
+        Column("label", folds_at=16),
+        Column("state"),
+        Column("liveness"),
+        Column("attempts", right=True, spare=2),
+        Column("last step", right=True),
+        Column("complete to", right=True),
+        Column("rows", right=True, spare=3),
+        Column("host", folds_at=16, spare=1),
+    )
+    lines = [
+        _plain_cells(
             name,
-            state,
+            label.state if label.exit_code in (None, 0) else f"{label.state} {label.exit_code}",
             label.liveness,
-            str(len(label.attempts)),
+            len(label.attempts),
             _maybe(label.last_step),
             _maybe(label.complete_through),
-            str(label.rows),
+            label.rows,
             label.host,
-            style=_STYLES.get(label.state, "") if console.is_terminal else "",
         )
-    return table
+        for name, label in labels.items()
+    ]
+    _print_table(console, columns, lines, [_STYLES.get(each.state, "") for each in labels.values()])
 
 
 def print_rows(rows: Sequence[Row], keys: Sequence[str] | None) -> int:
@@ -182,17 +208,26 @@ def print_rows(rows: Sequence[Row], keys: Sequence[str] | None) -> int:
     if not rows:
         err().print("no rows", style="dim")
         return 0
-    columns = list(keys) if keys else sorted({key for row in rows for key in row.values})
-    fitting = len(columns) if keys else max(1, (console.width - 50) // NUMBER_WIDTH)
-    shown = columns[:fitting]
-    table = _table(console, "label", "attempt", "step", "time (UTC)", right=("attempt", "step"))
-    for key in shown:
-        table.add_column(plain(key), justify="right", overflow="fold")
+    names = list(keys) if keys else sorted({key for row in rows for key in row.values})
+    own = len(names) if keys else 0  # Keys that were chosen stay longer than time and attempt.
+    others = 0 if keys else 2
+    columns = [
+        Column("label", folds_at=16),
+        Column("attempt", right=True, spare=own + 1),
+        Column("step", right=True),
+        Column("time (UTC)", spare=own + 2),
+    ]
+    for at, key in enumerate(names):  # The first one always stays.
+        spare = others + at if at else 0
+        columns.append(
+            Column(plain(key), right=True, title_folds_at=KEY_TITLE_FOLDS_AT, spare=spare)
+        )
+    lines = []
     for row in rows:
-        cells = [format(row.values[key], ".6g") if key in row.values else "" for key in shown]
-        _add(table, row.label, str(row.attempt), str(row.step), moment(row.time_ns), *cells)
-    console.print(table)
-    return len(columns) - len(shown)
+        numbers = (format(row.values[key], ".6g") if key in row.values else "" for key in names)
+        lines.append(_plain_cells(row.label, row.attempt, row.step, moment(row.time_ns), *numbers))
+    left_out = _print_table(console, columns, lines, noted=OWN_COLUMNS)
+    return sum(1 for at in left_out if at >= OWN_COLUMNS)
 
 
 def print_json_rows(rows: Iterable[Row]) -> None:
@@ -220,15 +255,25 @@ def print_status(answer: Mapping[str, Any]) -> None:
     if not streams:
         console.print("no streams")
         return
-    columns = ("run", "label", "state", "committed", "shipped", "acked", "kept")
-    table = _table(console, *columns, right=("committed", "shipped", "acked", "kept"))
+    columns = (
+        Column("run", folds_at=24),
+        Column("label", folds_at=16),
+        Column("state"),
+        Column("committed", right=True),
+        Column("shipped", right=True, spare=1),
+        Column("acked", right=True),
+        Column("kept", right=True, spare=2),
+    )
+    lines = []
     for stream in sorted(streams, key=_stream_key):
         kept = int(stream.get("hot_bytes") or 0) + int(stream.get("cold_bytes") or 0)
         path = f"{stream.get('project', '')}/{stream.get('run', '')}"
         numbers = [_size(stream.get(name)) for name in ("committed", "shipped", "acked")]
         name = path if stream.get("run") else str(stream.get("kind", ""))
-        _add(table, name, str(stream.get("label")), str(stream.get("state")), *numbers, _size(kept))
-    console.print(table)
+        lines.append(
+            _plain_cells(name, stream.get("label"), stream.get("state"), *numbers, _size(kept))
+        )
+    _print_table(console, columns, lines)
     for stream in streams:
         if stream.get("error"):
             console.print(plain(f"{stream.get('session')}: {stream['error']}"), style="red")
