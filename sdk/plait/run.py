@@ -165,6 +165,8 @@ class Run:
             return
         code = _checked_code(exit_code)
         self._writer.finish(code, "failed" if code else "finished")
+        if flaws := _counted(self._writer.flaws.counts):
+            say(f"{self._named()}: in all, log() could not record what it was given: {flaws}")
         try:
             done = deliver(
                 self._writer,
@@ -268,10 +270,19 @@ def _checked_code(exit_code: int | None) -> int:
         return 1
 
 
+def _counted(flaws: Mapping[str, int]) -> str:
+    """What was said once and happened again; nothing where all was said."""
+    if max(flaws.values(), default=0) < 2:
+        return ""
+    return ", ".join(f"{kind} {count} times" for kind, count in sorted(flaws.items()))
+
+
 def _agent_command(settings: Settings) -> str:
     from plait.settings import DEFAULT_COLLECTOR
 
-    return f"plait agent --collector {settings.collector or DEFAULT_COLLECTOR}"
+    collector = settings.collector or DEFAULT_COLLECTOR
+    is_here = collector.startswith(("127.", "localhost:", "[::1]:"))
+    return f"plait agent --collector {collector}{'' if is_here else ' --insecure'}"
 
 
 def _offline(run: Run, error: str) -> str:

@@ -130,6 +130,28 @@ def test_wrong_use_of_a_run(environ: Folders) -> None:
             _ = run.config.absent
 
 
+def test_what_was_counted_is_told_at_the_end(
+    environ: Folders, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A flaw that is said once is told with its count when the run ends."""
+    with plait.init("tests", id="r") as run:
+        for _ in range(3):
+            run.log({"loss": 1.0}, step="x")  # type: ignore[arg-type]
+    told = [line for line in capsys.readouterr().err.splitlines() if "in all" in line]
+    assert told == [
+        "plait: tests/r label 0: in all, log() could not record what it was given: step 3 times"
+    ]
+
+
+def test_agent_to_start_for_a_collector_elsewhere_needs_to_be_told_so(
+    environ: Folders, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command that people are told can be run as it is: beyond loopback with --insecure."""
+    monkeypatch.setenv("PLAIT_COLLECTOR", "collector.example:7431")
+    plait.init("tests").finish()
+    assert "`plait agent --collector collector.example:7431 --insecure`" in capsys.readouterr().err
+
+
 ENDS = {
     "falls off the end": ("", 0),
     "exits": ("sys.exit(0)", 0),
