@@ -240,7 +240,8 @@ class ControlServer:
         while True:
             seen, now_s = self._changes.count, self._clock()
             line = self._waiting_line(session)
-            if line["acked"] >= offset or now_s >= until_s or self._stopping:
+            over = now_s >= until_s or self._stopping or line["refused"]
+            if line["acked"] >= offset or over:
                 await _send(writer, {**line, "done": line["acked"] >= offset})
                 return
             if line != last and now_s - spoke_s >= _BETWEEN_LINES_S:
@@ -253,7 +254,12 @@ class ControlServer:
     def _waiting_line(self, session: str) -> Answer:
         progress = self._node.progress(session) or Progress(0, 0)
         connected = self._node.agent_status().connected
-        return {"acked": progress.acked, "end": progress.end, "connected": connected}
+        return {
+            "acked": progress.acked,
+            "end": progress.end,
+            "connected": connected,
+            "refused": progress.refused,
+        }
 
 
 def _peer_of(writer: asyncio.StreamWriter) -> int | None:

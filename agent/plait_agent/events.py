@@ -48,6 +48,8 @@ class Progress:
 
     acked: int
     end: int
+    refused: str = ""
+    """Why the collector refuses it for good; empty: it does not."""
 
 
 @dataclass(frozen=True, slots=True)

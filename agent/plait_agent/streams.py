@@ -381,7 +381,7 @@ class Streams:
         """How far a stream is; None: nobody has heard of it."""
         stream = self._streams.get(session)
         if stream is not None:
-            return Progress(stream.acked, stream.tail.end)
+            return Progress(stream.acked, stream.tail.end, stream.state.refused)
         end = self._delivered.get(session)
         return None if end is None else Progress(end, end)
 

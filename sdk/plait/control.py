@@ -55,6 +55,8 @@ class Progress:
     """Whether the agent has a connection to the collector."""
     is_done: bool
     """Whether all that was asked for is acknowledged."""
+    refused: str = ""
+    """Why the collector refuses the stream for good; empty: it does not."""
 
 
 NOBODY: Final = Opened(False, False, False, "", (), "")
@@ -140,6 +142,7 @@ def wait_acknowledged(
                     end=_integer(answer.get("end")),
                     is_connected=answer.get("connected") is True,
                     is_done=done is True,
+                    refused=str(answer.get("refused") or ""),
                 )
                 on_progress(known)
                 if done is not None or answer.get("ok") is False:

@@ -42,6 +42,8 @@ class Delivery:
     """What it has not."""
     where: Path | None
     """The folder that holds the rest; None where nothing is left, or the agent holds it."""
+    refused: str = ""
+    """Why the collector will never take the rest; empty: it may."""
 
 
 def deliver(
@@ -79,9 +81,9 @@ def deliver(
         if known.is_done:
             writer.close()
             return Delivery(True, 0, None)
-        if opened.outlives:
+        if opened.outlives or known.refused:
             writer.close()
-            return Delivery(False, max(0, end - acked), None)
+            return Delivery(False, max(0, end - acked), None, known.refused)
     root = folders.cold if directory is None else directory
     try:
         if directory is not None:

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from plait.delivery import Delivery
     from plait.settings import Settings
 
 METRIC_SUMMARIES: Final = ("min", "max", "mean", "first", "last", "none")
@@ -178,9 +179,19 @@ class Run:
             hot = self._writer.folders.hot_stream(self.session)
             say(f"{self._named()} could not be moved to disk and stays in {hot}: {error}")
             return
+        self._say_what_is_left(done)
+
+    def _say_what_is_left(self, done: Delivery) -> None:
+        from plait.values import say
+
         if done.is_delivered:
             return
-        if done.where is None:
+        if done.refused:
+            say(
+                f"{self._named()}: {done.bytes_left} bytes will not be delivered, the collector "
+                f"refuses them for good: {done.refused}. The agent keeps them under refused/"
+            )
+        elif done.where is None:
             say(f"{self._named()}: {done.bytes_left} bytes are left to the agent to deliver")
         else:
             say(

@@ -192,12 +192,29 @@ async def test_wait_until_acknowledged(site: Site) -> None:
     session = session_id(1)
     client = await site.client()
     client.say({"op": "wait", "session": session, "offset": 100, "timeout_s": 60})
-    assert await client.hear() == {"acked": 0, "end": 0, "connected": True}
+    assert await client.hear() == {
+        "acked": 0,
+        "end": 0,
+        "connected": True,
+        "refused": "",
+    }
     assert site.node.announced == [session]
     site.node.at[session] = Progress(100, 120)
     site.changes.ring()
-    assert await client.hear() == {"acked": 100, "end": 120, "connected": True, "done": True}
+    last = await client.hear()
+    assert last is not None
+    assert (last["acked"], last["end"], last["done"]) == (100, 120, True)
     assert (await client.ask({"op": "hello"}))["ok"] is True
+
+
+async def test_who_waits_for_a_refused_stream_is_told_at_once(site: Site) -> None:
+    """A refusal for good ends the wait with its reason, however much time is left."""
+    session = session_id(1)
+    site.node.at[session] = Progress(8, 120, "DELETED: the run was deleted")
+    client = await site.client()
+    request = {"op": "wait", "session": session, "offset": 100, "timeout_s": 600}
+    answer = await client.ask(request)
+    assert (answer["done"], answer["refused"]) == (False, "DELETED: the run was deleted")
 
 
 async def test_wait_times_out(site: Site) -> None:

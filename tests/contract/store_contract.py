@@ -154,16 +154,22 @@ class StoreContract:
         await store.commit([Open(meta_of()), first, second])
         assert await store.gaps([ONE, TWO]) == [GapRow(ONE, at, at, "quota", 5, 12, Steps(3, 8), 2)]
 
-    async def test_the_last_finish_counts(self, store: Store) -> None:
-        """What the last finish record said, and the time of the session's own last record."""
+    async def test_the_last_finish_of_the_rank_counts(self, store: Store) -> None:
+        """An agent's word on the end holds where the rank said none, and never over the rank's."""
         own = append_of(ONE, 0, [SCHEMA, row_at(1), finish_record(0, "finished")])
         agents = append_of(ONE, own.end, finish_record(None, "crashed", "agent"), base=own.end)
-        await store.commit([Open(meta_of()), own])
-        (row,) = await store.streams("digits", "one")
-        assert (row.finish, row.last_ns) == (Finish("finished", 0, "rank"), 9_000)
-        await store.commit([agents])
-        (row,) = await store.streams("digits", "one")
-        assert (row.finish, row.last_ns) == (Finish("crashed", None, "agent"), 9_000)
+        silent = append_of(TWO, 0, [SCHEMA, row_at(1)])
+        closed = append_of(
+            TWO, silent.end, finish_record(None, "crashed", "agent"), base=silent.end
+        )
+        await store.commit([Open(meta_of()), own, Open(meta_of(2)), silent])
+        mine, other = await store.streams("digits", "one")
+        assert (mine.finish, mine.last_ns) == (Finish("finished", 0, "rank"), 9_000)
+        assert other.finish is None
+        await store.commit([agents, closed])
+        mine, other = await store.streams("digits", "one")
+        assert (mine.finish, mine.last_ns) == (Finish("finished", 0, "rank"), 9_000)
+        assert other.finish == Finish("crashed", None, "agent")
 
     async def test_lifted_records_are_found_by_kind(self, store: Store) -> None:
         """By session and offset, with their bodies as they were written."""

@@ -222,7 +222,8 @@ class Fold:
         self.lifted_rows.append(LiftedRow(stream.meta.session, lifted))
         if kind is Kind.FINISH:
             said = json.loads(body)
-            stream.finish = Finish(said["state"], said["exit_code"], said["by"])
+            if said["by"] == "rank" or stream.finish is None or stream.finish.by == "agent":
+                stream.finish = Finish(said["state"], said["exit_code"], said["by"])
         if kind is Kind.GAP:
             said = json.loads(body)
             self._gap(stream, at, at, said["reason"], said["records"], said["total"])

@@ -271,7 +271,8 @@ def _append(stream: Stream, change: Append) -> None:
             stream.schemas.append(Schema(session, change.segment_base, record.schema, keys))
         if record.kind == Kind.FINISH:
             said = json.loads(record.body)
-            stream.finish = Finish(said["state"], said["exit_code"], said["by"])
+            if said["by"] == "rank" or stream.finish is None or stream.finish.by == "agent":
+                stream.finish = Finish(said["state"], said["exit_code"], said["by"])
         if record.kind == Kind.GAP:
             said = json.loads(record.body)
             steps = stream.steps.then(record.steps)

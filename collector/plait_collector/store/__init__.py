@@ -203,7 +203,7 @@ Outcome = Opened | Applied | Conflict | Declined
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """What a session's last finish record says."""
+    """What a session's last finish record says; an agent's counts only where the rank has none."""
 
     state: str
     """finished, failed, crashed."""

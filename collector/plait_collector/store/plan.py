@@ -190,7 +190,11 @@ class Plan:
         if record.kind == Kind.SCHEMA:
             stream.schemas[record.schema] = len(lift.schema_keys(record.body))
         elif record.kind == Kind.FINISH:
-            stream.finish = lift.finish_of(record.body)
+            said = lift.finish_of(record.body)
+            # An agent that lost sight of a stream's end takes its writer for crashed; the writer
+            # knew better.
+            if stream.finish is None or stream.finish.by != "rank" or said.by == "rank":
+                stream.finish = said
         elif record.kind == Kind.GAP:
             reason, records, total = lift.gap_of(record.body)
             row = GapRow(
