@@ -27,6 +27,7 @@ from plait_agent.health import Health
 from plait_agent.relay import Relay
 from plait_agent.signals import Changes
 from plait_agent.spill import Outcome
+from plait_agent.stream import PIECES_MAX
 from plait_agent.streams import Streams
 from plait_agent.uplink import Uplink
 from plaitwire import limits
@@ -212,9 +213,13 @@ class Agent:
             for job in self._streams.spill_jobs(time.monotonic()):
                 self._streams.spilled(await asyncio.to_thread(self._streams.carry_out, job))
         self._look(time.monotonic())
-        for job in self._streams.spill_jobs(time.monotonic(), everything=True):
-            outcome: Outcome = await asyncio.to_thread(self._streams.carry_out, job)
-            self._streams.spilled(outcome)
+        more = True
+        while more:  # A job takes so many segments of a stream; a long outage leaves more of them.
+            more = False
+            for job in self._streams.spill_jobs(time.monotonic(), everything=True):
+                outcome: Outcome = await asyncio.to_thread(self._streams.carry_out, job)
+                more |= len(job.pieces) == PIECES_MAX and not outcome.error
+                self._streams.spilled(outcome)
 
     async def _drain(self) -> None:
         """Return once all that is committed now is acknowledged, or DRAIN_S are over."""

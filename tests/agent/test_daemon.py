@@ -21,6 +21,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 
 from plait_agent.liveness import lock_held
+from plait_agent.stream import PIECES_MAX
 from plaitwire.folders import ALIVE, Folders
 from tests.agent.collector import TinyCollector, serving, until
 from tests.agent.support import Writer, finish, kinds, make_folders
@@ -190,7 +191,9 @@ async def test_sigterm_without_a_collector_saves_to_disk(folders: Folders) -> No
     async with agent(folders, port) as process:
         writer = Writer(folders)
         with held(writer):
-            writer.rows(range(100))
+            for step in range(PIECES_MAX + 10):  # More segments than one spill takes.
+                writer.rows([step])
+                writer.roll()
             answer = await ask(
                 folders,
                 {"op": "wait", "session": writer.session, "offset": 1, "timeout_s": 0.5},
@@ -198,8 +201,8 @@ async def test_sigterm_without_a_collector_saves_to_disk(folders: Folders) -> No
             assert answer["acked"] == 0
             process.popen.send_signal(signal.SIGTERM)
             assert await process.ended() == 0
-    (segment,) = folders.cold_stream(writer.session).glob("*.log")
-    assert segment.read_bytes()[64:] == writer.written
+    segments = sorted(folders.cold_stream(writer.session).glob("*.log"))
+    assert b"".join(segment.read_bytes()[64:] for segment in segments) == writer.written
 
 
 async def test_a_second_signal_ends_at_once(folders: Folders) -> None:
