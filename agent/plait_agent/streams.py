@@ -88,7 +88,6 @@ class Streams:
         self._uid = os.geteuid() if uid is None else uid
         self._cold_free_bytes_min = cold_free_bytes_min
         self._streams: dict[str, Stream] = {}
-        self._own: set[str] = set()
         self._events: list[NodeEvent] = []
         self._delivered: OrderedDict[str, int] = OrderedDict()
         self._delivered_count = self._spill_errors = 0
@@ -131,14 +130,6 @@ class Streams:
         stream = self._streams.get(session)
         if stream is not None:
             stream.due_s = 0.0
-
-    def own(self, session: str) -> None:
-        """This very process writes the stream: its lock is never tested."""
-        self._own.add(session)
-
-    def disown(self, session: str) -> None:
-        """This process has closed its writer of the stream."""
-        self._own.discard(session)
 
     def _find(self, now_s: float) -> None:
         for folder in self._finder.abandoned(now_s):
@@ -227,7 +218,7 @@ class Streams:
             self._refusals.take(stream.session, folder, stream.sealed_names())
 
     def _lives(self, session: str) -> bool:
-        return session in self._own or self._is_alive(self._folders_of(session)[0] / ALIVE)
+        return self._is_alive(self._folders_of(session)[0] / ALIVE)
 
     def _tell_growth(self, stream: Stream) -> None:
         if stream.tail.end > stream.reported_end:

@@ -112,7 +112,7 @@ async def test_a_file_that_is_no_store_is_refused(tmp_path: Path) -> None:
 async def test_a_folder_that_is_none_is_refused(tmp_path: Path) -> None:
     """A file in the place of the folder is named."""
     (tmp_path / "data").write_text("")
-    with pytest.raises(StoreUnusable, match="data cannot hold the data"):
+    with pytest.raises(StoreUnusable, match="data is no folder"):
         await SqliteStore.open(tmp_path / "data")
 
 

@@ -35,6 +35,8 @@ class Folder:
                     f"collector; give it a folder on a local disk with --data"
                 )
             lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise StoreUnusable(f"{path} is no folder; give one with --data") from error
         except OSError as error:
             raise StoreUnusable(f"{path} cannot hold the data: {error.strerror}") from error
         try:
